@@ -1,0 +1,189 @@
+"""From the name of a TFDS dataset to batches that a Flow takes."""
+
+import contextlib
+import difflib
+import io
+import math
+import os
+import random
+import re
+from multiprocessing.pool import ThreadPool
+
+import numpy as np
+import requests
+import tensorflow as tf
+import tensorflow_datasets as tfds
+from absl import logging
+
+from keras_flows.datasets import EMBEDDED
+
+_MEMORY_LIMIT = 2 * 2**30  # bytes of decoded examples, for the cache and for the shuffle buffer
+_NETWORK_TIMEOUT = 5  # seconds
+
+
+def load(name, *, split, batch_size, data_dir=None, labels=False, seed=None):
+    """Loads a split of a TFDS dataset, cached, shuffled if it is for training, and batched.
+
+    Images are the feature `image`, vectors the feature `features`, labels the feature `label`. A
+    dataset that is not prepared yet is downloaded by TFDS. `digits` (8 x 8 handwritten digits) and
+    `moons` (points in the plane) come with the package and need no network.
+
+    Splits whose name begins with "train" are shuffled anew at each iteration, others keep their
+    order. Decoded splits of up to 2 GiB are cached in memory by the first full pass; larger ones
+    are read again at each iteration, and shuffled through a buffer of 2 GiB.
+
+    Args:
+        name: `dataset[/config][:version]`, such as "cifar10" or "imagenet_resized/32x32".
+        split: "train", "test", or a slice in TFDS' notation, such as "train[:90%]".
+        batch_size: examples per batch, over all replicas. The last batch may be smaller.
+        data_dir: directory that holds prepared datasets; only `digits` and `moons` are prepared
+            in it. None is TFDS' own: `TFDS_DATA_DIR`, or ~/tensorflow_datasets.
+        labels: True for pairs (x, label).
+        seed: integer; the same seed gives the same order in epoch 1, in epoch 2, and so on.
+            (TensorFlow mixes in its global seed, if there is one.) With several workers, give
+            one: each reads its part of what should be the same order.
+
+    Returns:
+        A `tf.data.Dataset` of x or (x, label), of known cardinality: images are uint8
+        (batch, H, W, C), vectors float32 (batch, D), labels int32 (batch,).
+
+    Raises:
+        ValueError: for an unknown name or split, a bad argument, a dataset without labels or
+            without images of one size, or a `data_dir` that does not hold the dataset.
+        ConnectionError: when the dataset must be downloaded and its source does not answer.
+    """
+    valid = _is_integer(batch_size) and batch_size >= 1
+    _require(valid, "batch_size", "a positive integer", batch_size)
+    _require(seed is None or _is_integer(seed), "seed", "an integer or None", seed)
+    if data_dir is not None:
+        valid = isinstance(data_dir, (str, os.PathLike))
+        valid = valid and tf.io.gfile.isdir(os.path.expanduser(data_dir))
+        _require(valid, "data_dir", "an existing directory, or None for TFDS' own", data_dir)
+        data_dir = os.path.expanduser(data_dir)
+
+    builder = _builder(name, data_dir)
+    specs = builder.info.features.get_tensor_info()
+    x_key = "image" if _is_array(specs.get("image"), 3, np.uint8) else "features"
+    valid = x_key == "image" or _is_array(specs.get("features"), 1, np.number)
+    rule = "a dataset with `image`, uint8 of one fixed shape (H, W, C), or `features`, numbers (D,)"
+    _require(valid, "name", f"{rule}; this one has {specs}", name)
+    valid = not labels or _is_array(specs.get("label"), 0, np.integer)
+    _require(valid, "labels", f"False, as {name!r} has no integer feature `label`", labels)
+    if not builder.info.splits:
+        _prepare(name, builder, data_dir)
+        builder = _builder(name, data_dir)  # which reads what is on the disk now
+    splits = builder.info.splits
+    try:
+        num_examples = splits[split].num_examples
+    except (ValueError, AttributeError):  # the latter for what is not a string
+        num_examples = 0
+    _require(num_examples, "split", f"one of {list(splits)} or a slice that is not empty", split)
+
+    with _quiet():
+        data = builder.as_dataset(
+            split=split,
+            decoders=tfds.decode.PartialDecoding([x_key, "label"] if labels else [x_key]),
+            # one file after the other, which is the order of the split
+            read_config=tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False),
+        )
+    num_bytes = math.prod(specs[x_key].shape) * np.dtype(specs[x_key].np_dtype).itemsize
+    if num_examples * num_bytes <= _MEMORY_LIMIT:
+        data = data.cache()
+    if split.startswith("train"):
+        # One more than there are examples: filling the buffer then meets the end of the data, and
+        # the cache is complete even if the caller takes a few batches only.
+        data = data.shuffle(min(num_examples + 1, 1 + _MEMORY_LIMIT // num_bytes), seed=seed)
+
+    def convert(batch):
+        x = batch["image"] if x_key == "image" else tf.cast(batch["features"], tf.float32)
+        return (x, tf.cast(batch["label"], tf.int32)) if labels else x
+
+    data = data.batch(batch_size).map(convert, num_parallel_calls=tf.data.AUTOTUNE)
+    options = tf.data.Options()
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
+    return data.prefetch(tf.data.AUTOTUNE).with_options(options)
+
+
+def _require(valid, argument, rule, value):
+    if not valid:
+        raise ValueError(
+            f"Received an invalid value for argument `{argument}`, expected {rule}. "
+            f"Received: {argument}={value!r}"
+        )
+
+
+def _is_integer(value):
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_array(spec, rank, dtype):
+    shape = getattr(spec, "shape", (None,))  # neither None nor a nested feature has one
+    return len(shape) == rank and None not in shape and np.issubdtype(spec.np_dtype, dtype)
+
+
+def _builder(name, data_dir):
+    # The pattern has no namespaces: for "huggingface:mnist" TFDS would go on the network.
+    valid = isinstance(name, str) and re.fullmatch(r"\w+(/[\w.+-]+)?(:\d+\.\d+\.\d+)?", name)
+    _require(valid, "name", "a TFDS dataset's name, `dataset[/config][:version]`", name)
+    if name in EMBEDDED:
+        return EMBEDDED[name](data_dir=data_dir)
+    try:
+        return tfds.builder(name, data_dir=data_dir)
+    except tfds.core.DatasetNotFoundError:
+        known = [*EMBEDDED, *tfds.list_builders(with_community_datasets=False)]
+        close = difflib.get_close_matches(re.split("[/:]", name)[0].lower(), known)
+        rule = f"one of {[*EMBEDDED]} or of `tensorflow_datasets.list_builders()`; near: {close}"
+    except (ValueError, AssertionError) as error:
+        rule = f"a config and a version that the dataset has ({error})"
+    _require(False, "name", rule, name)
+
+
+def _prepare(name, builder, data_dir):
+    embedded = name in EMBEDDED
+    if not embedded:
+        recipe = f"`tensorflow_datasets.load({name!r}, data_dir=DIR)`"
+        rule = (
+            f"a directory that holds the dataset (there is no {builder.data_dir}): prepare it with "
+            f"{recipe}, or leave `data_dir` out to download it to TFDS' own directory"
+        )
+        _require(data_dir is None, "data_dir", rule, data_dir)
+        _require_network(name, builder, recipe)
+    # TFDS draws the name of its temporary directory from `random`: two workers seeded alike would
+    # share it. Besides, the caller's random state is not ours to advance.
+    state = random.getstate()
+    random.seed()
+    try:
+        with _quiet() if embedded else contextlib.nullcontext():
+            builder.download_and_prepare()
+    except Exception:
+        if not _builder(name, data_dir).info.splits:  # or else another process was faster
+            raise
+    finally:
+        random.setstate(state)
+
+
+def _require_network(name, builder, recipe):
+    """Asks the dataset's source for an answer, because TFDS, offline, retries for minutes."""
+    for url in [url for url in builder.url_infos or () if url.startswith("http")][:1]:
+        try:
+            with ThreadPool(1) as pool:  # because looking up a host has no timeout of its own
+                answer = pool.apply_async(requests.head, [url], {"timeout": _NETWORK_TIMEOUT})
+                answer.get(_NETWORK_TIMEOUT)
+        except Exception as error:
+            raise ConnectionError(
+                f"The dataset {name!r} is not in {builder.data_dir}, and its source {url} does not "
+                f"answer. On a machine with a network run {recipe}, copy DIR here, and pass "
+                f"`data_dir=DIR`."
+            ) from error
+
+
+@contextlib.contextmanager
+def _quiet():
+    """Without TFDS' banner, its progress bars and its warnings about its own deprecations."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        logging.set_verbosity(verbosity)

@@ -1,0 +1,27 @@
+"""Between 8-bit images and the continuous values that a density needs."""
+
+import tensorflow as tf
+from keras import ops
+
+# Kinds of noise, so that a seed's noise in fit, in evaluate and so on have nothing in common.
+FIT, EVALUATE, ADAPT, LOG_PROB = range(4)
+
+
+def to_bins(images, bits, dtype):
+    """floor(x / 2^(8 - bits)): the number of the bin, in [0, 2^bits), as a float."""
+    images = ops.cast(images, dtype)
+    return images if bits == 8 else ops.floor(images / 2 ** (8 - bits))
+
+
+def to_images(x, bits):
+    """The uint8 images of dequantised values; what lies outside goes to the nearest bin."""
+    bins = ops.clip(ops.floor(x), 0, 2**bits - 1)
+    return ops.cast(bins * 2 ** (8 - bits), "uint8")
+
+
+def uniform_noise(shape, dtype, kind, seed, *counters):
+    """Noise in [0, 1), a pure function of kind, seed, counters and the index in the batch."""
+    key = tf.stack([tf.cast(seed, tf.int64), tf.constant(kind, tf.int64)])
+    for counter in counters:
+        key = tf.random.experimental.stateless_fold_in(key, tf.cast(counter, tf.int64))
+    return tf.random.stateless_uniform(shape, key, dtype=dtype)

@@ -1,0 +1,101 @@
+"""A Flow as a SavedModel with named signatures, as TF Serving loads it."""
+
+import os
+import shutil
+import tempfile
+
+import tensorflow as tf
+
+
+def export(flow, path):
+    """Writes the SavedModel of `flow` into the folder `path`, which must be empty or not exist.
+
+    Signatures, each a dict of named tensors in and out, batched along axis 0:
+
+    - `serving_default`: x -> latent, log_prob
+    - `log_prob`: x -> log_prob, in nats
+    - `encode`: x -> latent (batch, D)
+    - `decode`: z (batch, D) -> x
+    - `sample`: seed (batch, 2) int32, temperature (batch,) -> x, row i from seed[i] alone
+
+    Images are uint8, all else float32; a class-conditional model takes `labels`, int32 (batch,), in
+    each. It needs TensorFlow alone, without Python ops or XLA, and appears under its name complete.
+
+    Raises:
+        FileExistsError: if `path` holds something.
+    """
+    path = os.fspath(path).rstrip("/")
+    if os.path.exists(path) and (not os.path.isdir(path) or os.listdir(path)):
+        raise FileExistsError(
+            "Argument `path` must be a new or empty folder: nothing is overwritten. "
+            f"Received: path={path!r}"
+        )
+    parent = os.path.dirname(os.path.abspath(path))
+    os.makedirs(parent, exist_ok=True)
+    scratch = tempfile.mkdtemp(prefix=f".{os.path.basename(path)}-", dir=parent)
+    try:
+        module = tf.Module()
+        # What a signature reads must hang on the object that is saved.
+        module.weights = [variable.value for variable in flow.variables]
+        tf.saved_model.save(module, scratch, signatures=_signatures(flow))
+        os.chmod(scratch, 0o755)
+        os.replace(scratch, path)
+    except BaseException:
+        shutil.rmtree(scratch, ignore_errors=True)
+        raise
+
+
+def _signatures(flow):
+    x = tf.TensorSpec(
+        (None, *flow.input_shape), tf.uint8 if flow.is_image else tf.float32, name="x"
+    )
+    z = tf.TensorSpec((None, flow.size), tf.float32, name="z")
+    seed = tf.TensorSpec((None, 2), tf.int32, name="seed")
+    temperature = tf.TensorSpec((None,), tf.float32, name="temperature")
+    labels = ()
+    if flow.num_classes is not None:
+        labels = (tf.TensorSpec((None,), tf.int32, name="labels"),)
+
+    # Each direction is traced once, and shared by the signatures that need it.
+    forward = tf.function(
+        lambda x, *labels: _to_float32(*flow.latent_and_log_prob(flow.dequantize(x), *labels)),
+        autograph=False,
+    )
+    inverse = tf.function(
+        lambda z, *labels: flow.data_of(tf.cast(z, flow.compute_dtype), *labels), autograph=False
+    )
+
+    def serving_default(x, *labels):
+        latent, log_prob = forward(x, *labels)
+        return {"latent": latent, "log_prob": log_prob}
+
+    def log_prob(x, *labels):
+        return {"log_prob": forward(x, *labels)[1]}
+
+    def encode(x, *labels):
+        return {"latent": forward(x, *labels)[0]}
+
+    def decode(z, *labels):
+        data = inverse(z, *labels)
+        return {"x": data if flow.is_image else _to_float32(data)[0]}
+
+    def sample(seed, temperature, *labels):
+        temperature = tf.cast(temperature, flow.compute_dtype)
+        return decode(flow.latents_of(seed, temperature), *labels)
+
+    return {
+        function.__name__: tf.function(
+            function, input_signature=(*arguments, *labels), autograph=False
+        )
+        for function, *arguments in (
+            (serving_default, x),
+            (log_prob, x),
+            (encode, x),
+            (decode, z),
+            (sample, seed, temperature),
+        )
+    }
+
+
+def _to_float32(*tensors):
+    return [tf.cast(tensor, tf.float32) for tensor in tensors]

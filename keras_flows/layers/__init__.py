@@ -1,0 +1,35 @@
+"""Bijections, each a Keras layer and a TFP bijector, and the convolution of Glow's networks."""
+
+from keras_flows.layers.act_norm import ActNorm
+from keras_flows.layers.additive_coupling import AdditiveCoupling
+from keras_flows.layers.affine_coupling import AffineCoupling
+from keras_flows.layers.batch_norm import BatchNorm
+from keras_flows.layers.chain import Chain
+from keras_flows.layers.diagonal_scaling import DiagonalScaling
+from keras_flows.layers.flatten import Flatten
+from keras_flows.layers.invertible_conv1x1 import InvertibleConv1x1
+from keras_flows.layers.learned_prior import LearnedPrior
+from keras_flows.layers.logit import Logit
+from keras_flows.layers.multi_scale import MultiScale
+from keras_flows.layers.permute import Permute
+from keras_flows.layers.rescale import Rescale
+from keras_flows.layers.scaled_conv2d import ScaledConv2D
+from keras_flows.layers.squeeze import Squeeze
+
+__all__ = [
+    "ActNorm",
+    "AdditiveCoupling",
+    "AffineCoupling",
+    "BatchNorm",
+    "Chain",
+    "DiagonalScaling",
+    "Flatten",
+    "InvertibleConv1x1",
+    "LearnedPrior",
+    "Logit",
+    "MultiScale",
+    "Permute",
+    "Rescale",
+    "ScaledConv2D",
+    "Squeeze",
+]

@@ -1,0 +1,82 @@
+import keras
+from keras import ops
+
+from keras_flows.bijection import sum_over_event
+from keras_flows.layers.coupling import Coupling
+
+SCALES = ("sigmoid", "tanh", "exp")
+
+
+@keras.saving.register_keras_serializable(package="keras_flows")
+class AffineCoupling(Coupling):
+    """Shifts and scales one part of the input by functions of the other.
+
+    z1 = x1, z2 = (x2 + t(x1)) exp(s(x1)); log_det = sum(s(x1)).
+
+    RealNVP, section 3.2, and Glow, table 1. Both papers' released code shifts first, where the
+    papers' text scales first. The output layer's channels are t in the first half and, in the
+    second, h, of which s is made. Shapes: (batch, D) or (batch, height, width, channels),
+    unchanged.
+
+    Args:
+        network, partition, swap, output_layer: as for `AdditiveCoupling`; the output layer has two
+            channels for each channel that changes.
+        scale: how s is bounded. "sigmoid": s = log sigmoid(h + 2) (Glow's code). "tanh":
+            s = bound * tanh(h), with `bound` one learned scalar (RealNVP's code). "exp": s = h.
+        bound_initializer, bound_regularizer: for `bound`. If it starts at 0, the output
+            layer must not be zero-initialised, or neither of them learns.
+
+    Raises:
+        ValueError: for an unknown scale or partition, or too few channels to divide.
+    """
+
+    parameters_per_channel = 2
+
+    def __init__(
+        self,
+        network,
+        *,
+        partition="half",
+        swap=False,
+        scale="sigmoid",
+        output_layer=None,
+        bound_initializer="ones",
+        bound_regularizer=None,
+        **kwargs,
+    ):
+        super().__init__(
+            network, partition=partition, swap=swap, output_layer=output_layer, **kwargs
+        )
+        if scale not in SCALES:
+            raise ValueError(f"Argument `scale` must be one of {SCALES}. Received: scale={scale!r}")
+        self.scale = scale
+        self.bound_initializer = keras.initializers.get(bound_initializer)
+        self.bound_regularizer = keras.regularizers.get(bound_regularizer)
+
+    def build(self, input_shape):
+        super().build(input_shape)
+        if self.scale == "tanh":
+            self.bound = self.add_weight(
+                name="bound",
+                shape=(),
+                initializer=self.bound_initializer,
+                regularizer=self.bound_regularizer,
+            )
+
+    def transform(self, x2, parameters):
+        shift, log_scale = self._shift_and_log_scale(parameters)
+        return (x2 + shift) * ops.exp(log_scale), sum_over_event(log_scale)
+
+    def inverse_transform(self, z2, parameters):
+        shift, log_scale = self._shift_and_log_scale(parameters)
+        return z2 * ops.exp(-log_scale) - shift, -sum_over_event(log_scale)
+
+    def _shift_and_log_scale(self, parameters):
+        shift, h = ops.split(parameters, 2, axis=-1)
+        if self.scale == "sigmoid":
+            log_scale = ops.log_sigmoid(h + 2)
+        elif self.scale == "tanh":
+            log_scale = self.bound * ops.tanh(h)
+        else:
+            log_scale = h
+        return self._split.where_free(shift), self._split.where_free(log_scale)

@@ -1,0 +1,86 @@
+import math
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import ops
+
+from keras_flows.bijection import Bijection, constant_log_det
+
+
+@keras.saving.register_keras_serializable(package="keras_flows")
+class InvertibleConv1x1(Bijection):
+    """A learned invertible mixing of the channels, a random rotation at the start.
+
+    z = x W at each position, W = P L (U + diag(sign * exp(log_s)));
+    log_det = cells * sum(log_s), cells = height * width.
+
+    Glow, section 3.2, equations (10) and (11): P is a fixed permutation, L unit lower and U
+    strictly upper triangular, the signs fixed, so that W cannot become singular. The released code
+    learns W itself by default. Shapes: (batch, D) or (batch, height, width, channels), unchanged.
+    """
+
+    def build(self, input_shape):
+        channels = input_shape[-1]
+        # One rotation for all five weights, drawn from Keras' global seed.
+        draw = keras.initializers.Orthogonal()
+        with tf.init_scope():
+            rotation = np.asarray(ops.convert_to_numpy(draw((channels, channels))), "float64")
+        permutation, lower, upper = _plu(rotation)
+        diagonal = np.diag(upper)
+
+        def weight(name, value, trainable=True):
+            return self.add_weight(
+                name=name,
+                shape=value.shape,
+                initializer=lambda shape, dtype: ops.convert_to_tensor(value, dtype),
+                trainable=trainable,
+            )
+
+        self.lower = weight("lower", np.tril(lower, -1))
+        self.upper = weight("upper", np.triu(upper, 1))
+        self.log_s = weight("log_s", np.log(np.abs(diagonal)))
+        self.sign = weight("sign", np.sign(diagonal), trainable=False)
+        self.permutation = weight("permutation", permutation, trainable=False)
+
+    def forward_and_log_det(self, x, condition=None, training=False):
+        lower, upper = self._triangles()
+        matrix = ops.matmul(self.permutation, ops.matmul(lower, upper))
+        return _mix(x, matrix), self._log_det(x)
+
+    def inverse_and_log_det(self, z, condition=None, training=False):
+        lower, upper = self._triangles()
+        matrix = tf.linalg.triangular_solve(lower, ops.transpose(self.permutation), lower=True)
+        matrix = tf.linalg.triangular_solve(upper, matrix, lower=False)
+        return _mix(z, matrix), -self._log_det(z)
+
+    def assign_matrix(self, matrix):
+        """Sets the weights to the factors of `matrix` (channels, channels), with z = x matrix."""
+        permutation, lower, upper = _plu(np.asarray(matrix, "float64"))
+        diagonal = np.diag(upper)
+        self.lower.assign(np.tril(lower, -1))
+        self.upper.assign(np.triu(upper, 1))
+        self.log_s.assign(np.log(np.abs(diagonal)))
+        self.sign.assign(np.sign(diagonal))
+        self.permutation.assign(permutation)
+
+    def _triangles(self):
+        size = self.lower.shape[0]
+        eye, below = (np.asarray(m, self.compute_dtype) for m in (np.eye(size), np.tri(size, k=-1)))
+        diagonal = self.sign * ops.exp(self.log_s)
+        return self.lower * below + eye, self.upper * below.T + diagonal * eye
+
+    def _log_det(self, x):
+        return constant_log_det(math.prod(x.shape[1:-1]) * ops.sum(self.log_s), x)
+
+
+def _mix(x, matrix):
+    return ops.reshape(ops.matmul(ops.reshape(x, (-1, x.shape[-1])), matrix), (-1, *x.shape[1:]))
+
+
+def _plu(matrix):
+    """Factors with matrix = permutation @ lower @ upper, the permutation as a matrix."""
+    with tf.init_scope():
+        packed, order = (part.numpy() for part in tf.linalg.lu(matrix))
+    lower = np.tril(packed, -1) + np.eye(len(packed))
+    return np.eye(len(packed))[:, order], lower, np.triu(packed)

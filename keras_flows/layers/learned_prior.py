@@ -1,0 +1,65 @@
+import keras
+import tensorflow as tf
+from keras import ops
+
+from keras_flows.bijection import Bijection, sum_over_event
+from keras_flows.layers.act_norm import LOG_SCALE_FACTOR
+from keras_flows.layers.scaled_conv2d import edge_response
+
+
+@keras.saving.register_keras_serializable(package="keras_flows")
+class LearnedPrior(Bijection):
+    """A Gaussian prior with learned moments, as the affine map to the standard one.
+
+    z = (x - mean) exp(-log_std); log_det = -sum(log_std).
+
+    Glow, released code ("learntop", "ycond"): one mean and one deviation for each channel; in
+    images they also depend, within one cell of the border, on the place (the code computes them by
+    a 3x3 convolution of a zero image with an edge bias). With `num_classes`, a learned term for
+    each class is added; `condition` is then the labels, integers of shape (batch,). The identity at
+    the start. Shapes: (batch, D) or (batch, height, width, channels), unchanged.
+
+    Raises:
+        ValueError: if `num_classes` is given and `condition` is not.
+    """
+
+    def __init__(self, *, num_classes=None, **kwargs):
+        super().__init__(**kwargs)
+        self.num_classes = num_classes
+
+    def build(self, input_shape):
+        units = 2 * input_shape[-1]
+        self.bias = self.add_weight(name="bias", shape=(units,), initializer="zeros")
+        self.log_scale = self.add_weight(name="log_scale", shape=(units,), initializer="zeros")
+        if len(input_shape) == 4:
+            self.edge_kernel = self.add_weight(
+                name="edge_kernel", shape=(3, 3, 1, units), initializer="zeros"
+            )
+        if self.num_classes is not None:
+            self.class_terms = self.add_weight(
+                name="class_terms", shape=(self.num_classes, units), initializer="zeros"
+            )
+
+    def forward_and_log_det(self, x, condition=None, training=False):
+        mean, log_std = self._moments(x, condition)
+        return (x - mean) * ops.exp(-log_std), -sum_over_event(log_std)
+
+    def inverse_and_log_det(self, z, condition=None, training=False):
+        mean, log_std = self._moments(z, condition)
+        return z * ops.exp(log_std) + mean, sum_over_event(log_std)
+
+    def _moments(self, x, condition):
+        h = ops.convert_to_tensor(self.bias)
+        if len(x.shape) == 4:
+            h = h + edge_response(self.edge_kernel, *x.shape[1:3])
+        h = h * ops.exp(LOG_SCALE_FACTOR * self.log_scale)
+        if self.num_classes is not None:
+            if condition is None:
+                raise ValueError(
+                    f"{self.name!r} has num_classes={self.num_classes} and needs the labels as "
+                    "`condition`. Received: condition=None"
+                )
+            terms = tf.gather(ops.convert_to_tensor(self.class_terms), condition)
+            h = h + ops.reshape(terms, (-1, *(1,) * (len(x.shape) - 2), terms.shape[-1]))
+        mean, log_std = ops.split(h, 2, axis=-1)
+        return mean, ops.broadcast_to(log_std, ops.shape(x))

@@ -1,0 +1,34 @@
+import math
+
+import keras
+
+from keras_flows.bijection import Bijection, constant_log_det
+
+
+@keras.saving.register_keras_serializable(package="keras_flows")
+class Rescale(Bijection):
+    """A fixed affine map: z = x * scale + offset; log_det = D log|scale|.
+
+    The arguments are those of `keras.layers.Rescaling`. Shapes: any (batch, ...), unchanged.
+
+    Raises:
+        ValueError: if `scale` is zero or not finite.
+    """
+
+    def __init__(self, scale, offset=0.0, **kwargs):
+        super().__init__(**kwargs)
+        if not scale or not math.isfinite(scale):
+            raise ValueError(
+                f"Argument `scale` must be finite and not zero. Received: scale={scale}"
+            )
+        self.scale = scale
+        self.offset = offset
+
+    def forward_and_log_det(self, x, condition=None, training=False):
+        return x * self.scale + self.offset, constant_log_det(self._log_det(x), x)
+
+    def inverse_and_log_det(self, z, condition=None, training=False):
+        return (z - self.offset) / self.scale, constant_log_det(-self._log_det(z), z)
+
+    def _log_det(self, x):
+        return math.prod(x.shape[1:]) * math.log(abs(self.scale))

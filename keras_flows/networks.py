@@ -1,0 +1,227 @@
+"""The networks that couplings call: plain Keras layers from what conditions to features.
+
+They end in features, not in parameters: the coupling owns the output layer.
+"""
+
+import keras
+import tensorflow as tf
+from keras import ops
+
+from keras_flows.layers.scaled_conv2d import ScaledConv2D
+from keras_flows.serialization import ConstructorConfig
+
+
+@keras.saving.register_keras_serializable(package="keras_flows")
+class MLP(ConstructorConfig, keras.layers.Layer):
+    """Dense layers with ReLU: (batch, D) -> (batch, width).
+
+    Args:
+        width: units of each layer.
+        num_layers: number of hidden layers.
+    """
+
+    def __init__(self, width, num_layers=2, **kwargs):
+        super().__init__(**kwargs)
+        check_positive(width=width, num_layers=num_layers)
+        self.width = width
+        self.num_layers = num_layers
+        self._layers_in_order = [
+            keras.layers.Dense(width, activation="relu", dtype=self.dtype_policy)
+            for _ in range(num_layers)
+        ]
+
+    def build(self, input_shape):
+        for layer in self._layers_in_order:
+            layer.build(input_shape)
+            input_shape = layer.compute_output_shape(input_shape)
+
+    def compute_output_shape(self, input_shape):
+        return (*input_shape[:-1], self.width)
+
+    def call(self, inputs):
+        for layer in self._layers_in_order:
+            inputs = layer(inputs)
+        return inputs
+
+
+@keras.saving.register_keras_serializable(package="keras_flows")
+class ConvNet(ConstructorConfig, keras.layers.Layer):
+    """Glow's network: 3x3 convolution, ActNorm, ReLU, 1x1 convolution, ActNorm, ReLU.
+
+    Glow, section 4 and released code: kernels start as N(0, 0.05^2). Shapes:
+    (batch, height, width, channels) -> (batch, height, width, width of the network).
+
+    Args:
+        width: filters of both convolutions.
+    """
+
+    def __init__(self, width, **kwargs):
+        super().__init__(**kwargs)
+        check_positive(width=width)
+        self.width = width
+        self._convolutions = [
+            ScaledConv2D(
+                width,
+                kernel_size,
+                kernel_initializer=keras.initializers.RandomNormal(stddev=0.05),
+                normalize=True,
+                dtype=self.dtype_policy,
+            )
+            for kernel_size in (3, 1)
+        ]
+
+    def build(self, input_shape):
+        for convolution in self._convolutions:
+            convolution.build(input_shape)
+            input_shape = convolution.compute_output_shape(input_shape)
+
+    def compute_output_shape(self, input_shape):
+        return (*input_shape[:-1], self.width)
+
+    def call(self, inputs):
+        for convolution in self._convolutions:
+            inputs = ops.relu(convolution(inputs))
+        return inputs
+
+
+@keras.saving.register_keras_serializable(package="keras_flows")
+class WeightNormConv2D(ConstructorConfig, keras.layers.Layer):
+    """A convolution whose kernel is magnitude * direction / |direction|, filter by filter.
+
+    Salimans and Kingma 2016 (arXiv:1602.07868); RealNVP, section 3.7. Without `magnitude` the
+    kernel of each filter has norm 1. Shapes:
+    (batch, height, width, channels) -> (batch, height, width, filters), padding "same".
+    """
+
+    def __init__(
+        self,
+        filters,
+        kernel_size,
+        *,
+        magnitude=True,
+        use_bias=True,
+        magnitude_regularizer=None,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.filters = filters
+        self.kernel_size = kernel_size
+        self.magnitude = magnitude
+        self.use_bias = use_bias
+        self.magnitude_regularizer = keras.regularizers.get(magnitude_regularizer)
+
+    def build(self, input_shape):
+        self.direction = self.add_weight(
+            name="direction",
+            shape=(self.kernel_size, self.kernel_size, input_shape[-1], self.filters),
+            initializer=keras.initializers.RandomNormal(stddev=0.05),
+        )
+        if self.magnitude:
+            self.magnitude_weight = self.add_weight(
+                name="magnitude",
+                shape=(self.filters,),
+                initializer="ones",
+                regularizer=self.magnitude_regularizer,
+            )
+        if self.use_bias:
+            self.bias = self.add_weight(name="bias", shape=(self.filters,), initializer="zeros")
+
+    def compute_output_shape(self, input_shape):
+        return (*input_shape[:-1], self.filters)
+
+    def call(self, inputs):
+        kernel = ops.convert_to_tensor(self.direction)
+        kernel = kernel * ops.rsqrt(ops.sum(ops.square(kernel), axis=(0, 1, 2)))
+        if self.magnitude:
+            kernel = kernel * self.magnitude_weight
+        result = tf.nn.conv2d(inputs, kernel, strides=1, padding="SAME")
+        return result + self.bias if self.use_bias else result
+
+
+@keras.saving.register_keras_serializable(package="keras_flows")
+class ResNet(ConstructorConfig, keras.layers.Layer):
+    """RealNVP's network: a residual network with batch and weight normalisation.
+
+    RealNVP, section 4.1 and released code. The input, batch-normalised, is concatenated with its
+    negative; after a 3x3 convolution, each of `num_blocks` blocks adds BN, ReLU, 3x3, BN, ReLU,
+    3x3, and 1x1 convolutions of the stages sum up to the features, which end in BN and ReLU.
+    Shapes: (batch, height, width, channels) -> (batch, height, width, width of the network).
+
+    Args:
+        width: filters of the convolutions.
+        num_blocks: number of residual blocks.
+        masked: whether the last input channel is a checkerboard's mask; it is not normalised,
+            and the rest is doubled, as half of it is zeros.
+        magnitude_regularizer: for the weight norm's magnitudes.
+    """
+
+    def __init__(self, width, num_blocks=2, *, masked=False, magnitude_regularizer=None, **kwargs):
+        super().__init__(**kwargs)
+        check_positive(width=width, num_blocks=num_blocks)
+        self.width = width
+        self.num_blocks = num_blocks
+        self.masked = masked
+        self.magnitude_regularizer = keras.regularizers.get(magnitude_regularizer)
+
+        def convolution(kernel_size, magnitude=True, use_bias=True):
+            return WeightNormConv2D(
+                width,
+                kernel_size,
+                magnitude=magnitude,
+                use_bias=use_bias,
+                magnitude_regularizer=self.magnitude_regularizer if magnitude else None,
+                dtype=self.dtype_policy,
+            )
+
+        self._input_norm = self._batch_norm()
+        self._input_convolution = convolution(3, magnitude=False)
+        self._blocks = [
+            [
+                self._batch_norm(),
+                convolution(3, magnitude=False, use_bias=False),
+                self._batch_norm(),
+                convolution(3),
+            ]
+            for _ in range(num_blocks)
+        ]
+        self._skips = [convolution(1) for _ in range(num_blocks + 1)]
+        self._output_norm = self._batch_norm()
+
+    def _batch_norm(self):
+        return keras.layers.BatchNormalization(
+            momentum=0.9, epsilon=1e-4, scale=False, dtype=self.dtype_policy
+        )
+
+    def build(self, input_shape):
+        channels = input_shape[-1] - self.masked
+        self._input_norm.build((*input_shape[:-1], channels))
+        self._input_convolution.build((*input_shape[:-1], 2 * channels + self.masked))
+        shape = (*input_shape[:-1], self.width)
+        for layer in [*sum(self._blocks, []), *self._skips, self._output_norm]:
+            layer.build(shape)
+
+    def compute_output_shape(self, input_shape):
+        return (*input_shape[:-1], self.width)
+
+    def call(self, inputs, training=False):
+        channels = inputs.shape[-1] - self.masked
+        x = self._input_norm(inputs[..., :channels], training=training)
+        if self.masked:
+            x = 2 * x
+        x = ops.concatenate([x, -x, inputs[..., channels:]], axis=-1)
+        x = self._input_convolution(ops.relu(x))
+        features = self._skips[0](x)
+        for (norm1, convolution1, norm2, convolution2), skip in zip(self._blocks, self._skips[1:]):
+            h = convolution1(ops.relu(norm1(x, training=training)))
+            x = x + convolution2(ops.relu(norm2(h, training=training)))
+            features = features + skip(x)
+        return ops.relu(self._output_norm(features, training=training))
+
+
+def check_positive(**sizes):
+    """Refuses what is not an integer of at least 1, by the argument's name."""
+    for name, value in sizes.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(
+                f"Argument `{name}` must be an integer of at least 1. Received: {name}={value!r}"
+            )

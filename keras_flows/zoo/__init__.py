@@ -1,0 +1,7 @@
+"""Models of the papers, each built by its constructor."""
+
+from keras_flows.zoo.glow import Glow
+from keras_flows.zoo.nice import NICE
+from keras_flows.zoo.real_nvp import RealNVP
+
+__all__ = ["NICE", "Glow", "RealNVP"]

@@ -1,0 +1,69 @@
+import keras
+
+from keras_flows import layers
+from keras_flows.flow import Flow, check_input_shape
+from keras_flows.networks import MLP, check_positive
+
+
+@keras.saving.register_keras_serializable(package="keras_flows")
+class NICE(Flow):
+    """NICE: non-linear independent components estimation.
+
+    Dinh, Krueger and Bengio 2014 (arXiv:1410.8516), section 5: additive couplings on a flat vector,
+    which odd and even components condition in turn, and a diagonal scaling. Images are scaled to
+    [0, 1] and flattened.
+
+    Args:
+        input_shape: (height, width, channels) or (D,), D >= 2.
+        depth: number of couplings.
+        width: units of each hidden layer.
+        num_hidden: hidden layers of each network.
+        prior: "logistic" or "gaussian".
+        bits, adapt_examples, seed: as for `Flow`.
+
+    Raises:
+        ValueError: for arguments out of range.
+    """
+
+    def __init__(
+        self,
+        input_shape,
+        *,
+        depth=4,
+        width=256,
+        num_hidden=5,
+        prior="logistic",
+        bits=None,
+        adapt_examples=256,
+        seed=None,
+        dtype=None,
+        **kwargs,
+    ):
+        check_input_shape(input_shape)
+        check_positive(depth=depth, width=width, num_hidden=num_hidden)
+        first = []
+        if len(input_shape) == 3:
+            scale = 1 / 2 ** (8 if bits is None else bits)
+            first = [layers.Rescale(scale, dtype=dtype), layers.Flatten(dtype=dtype)]
+        couplings = [
+            layers.AdditiveCoupling(
+                MLP(width, num_hidden, dtype=dtype),
+                partition="even_odd",
+                swap=i % 2 == 1,
+                dtype=dtype,
+            )
+            for i in range(depth)
+        ]
+        super().__init__(
+            layers.Chain([*first, *couplings, layers.DiagonalScaling(dtype=dtype)], dtype=dtype),
+            input_shape,
+            bits=bits,
+            prior=prior,
+            adapt_examples=adapt_examples,
+            seed=seed,
+            dtype=dtype,
+            **kwargs,
+        )
+        self.depth = depth
+        self.width = width
+        self.num_hidden = num_hidden

@@ -1,0 +1,139 @@
+import keras
+
+from keras_flows import layers
+from keras_flows.flow import Flow, check_input_shape
+from keras_flows.layers.squeeze import cell_order
+from keras_flows.networks import MLP, ResNet, WeightNormConv2D, check_positive
+from keras_flows.zoo.levels import resolve_levels
+
+# Of the weight norm's magnitudes and of the checkerboard couplings' bound, as released; in nats.
+L2 = 5e-5
+
+
+@keras.saving.register_keras_serializable(package="keras_flows")
+class RealNVP(Flow):
+    """RealNVP: density estimation with real-valued non-volume preserving transformations.
+
+    Dinh, Sohl-Dickstein and Bengio 2016 (arXiv:1605.08803), the released code where paper and code
+    differ. Images: a logit; then in each level `depth` checkerboard couplings, a squeeze, `depth`
+    channel couplings, and half of the cells factored out, in the ordered squeeze's order; the last
+    level has `depth` + 1 checkerboard couplings only. Vectors: `depth` couplings whose halves
+    take turns, with MLPs.
+
+    Args:
+        input_shape: (height, width, channels), both sizes divisible by 2^(levels - 1), or
+            (D,), D >= 2.
+        levels: L, the paper's scales; at most 2 by default. 1 for vectors.
+        depth: couplings, as above; by default the paper's 3 for images, 8 for vectors.
+        width: of the networks; for images in the first level, doubled with each squeeze. By default
+            32 for images and 128 for vectors.
+        num_blocks: residual blocks of a ResNet, or hidden layers of an MLP.
+        batch_norm: whether a batch normalisation follows each coupling.
+        bits, adapt_examples, seed: as for `Flow`.
+
+    Raises:
+        ValueError: for arguments out of range, and sizes that `levels` cannot halve.
+    """
+
+    def __init__(
+        self,
+        input_shape,
+        *,
+        levels=None,
+        depth=None,
+        width=None,
+        num_blocks=2,
+        batch_norm=True,
+        bits=None,
+        adapt_examples=256,
+        seed=None,
+        dtype=None,
+        **kwargs,
+    ):
+        check_input_shape(input_shape)
+        is_image = len(input_shape) == 3
+        depth = (3 if is_image else 8) if depth is None else depth
+        width = (32 if is_image else 128) if width is None else width
+        check_positive(depth=depth, width=width, num_blocks=num_blocks)
+        levels = resolve_levels(levels, input_shape, default=2, unsqueezed=1)
+
+        if is_image:
+            bijection = _image_bijection(
+                input_shape, levels, depth, width, num_blocks, batch_norm, bits, dtype
+            )
+        else:
+            bijection = _vector_bijection(depth, width, num_blocks, batch_norm, dtype)
+        super().__init__(
+            bijection,
+            input_shape,
+            bits=bits,
+            adapt_examples=adapt_examples,
+            seed=seed,
+            dtype=dtype,
+            **kwargs,
+        )
+        self.levels = levels
+        self.depth = depth
+        self.width = width
+        self.num_blocks = num_blocks
+        self.batch_norm = batch_norm
+
+
+def _vector_bijection(depth, width, num_blocks, batch_norm, dtype):
+    chain = []
+    for i in range(depth):
+        network = MLP(width, num_blocks, dtype=dtype)
+        chain.append(layers.AffineCoupling(network, swap=i % 2 == 1, scale="tanh", dtype=dtype))
+        if batch_norm:
+            chain.append(layers.BatchNorm(dtype=dtype))
+    return layers.Chain(chain, dtype=dtype)
+
+
+def _image_bijection(input_shape, levels, depth, width, num_blocks, batch_norm, bits, dtype):
+    l2 = keras.regularizers.L2(L2)
+
+    def couplings(partition, number, channels, width):
+        """Couplings that change `channels` channels each, the two parts in turn."""
+        checkerboard = partition == "checkerboard"
+        chain = []
+        for i in range(number):
+            place = {"partition": partition, "swap": i % 2 == 1, "dtype": dtype}
+            coupling = layers.AffineCoupling(
+                ResNet(
+                    width, num_blocks, masked=checkerboard, magnitude_regularizer=l2, dtype=dtype
+                ),
+                scale="tanh",
+                output_layer=WeightNormConv2D(
+                    2 * channels, 1, magnitude_regularizer=l2, dtype=dtype
+                ),
+                bound_initializer="zeros" if checkerboard else "ones",
+                bound_regularizer=l2 if checkerboard else None,
+                **place,
+            )
+            chain += [coupling, layers.BatchNorm(**place)] if batch_norm else [coupling]
+        return chain
+
+    def level(i, channels):
+        if i == levels - 1:
+            return couplings("checkerboard", depth + 1, channels, width * 2**i)
+        return [
+            *couplings("checkerboard", depth, channels, width * 2**i),
+            layers.Squeeze(dtype=dtype),
+            *couplings("half", depth, 2 * channels, width * 2 ** (i + 1)),
+            # As if unsqueezed and squeezed in order.
+            layers.Permute(cell_order(channels), dtype=dtype),
+        ]
+
+    channels = input_shape[-1]
+    return layers.Chain(
+        [
+            layers.Rescale(1 / 2 ** (8 if bits is None else bits), dtype=dtype),
+            layers.Logit(0.05, dtype=dtype),
+            layers.MultiScale(
+                # A level squeezes by 4 and hands on half: its successor has twice the channels.
+                [layers.Chain(level(i, channels * 2**i), dtype=dtype) for i in range(levels)],
+                dtype=dtype,
+            ),
+        ],
+        dtype=dtype,
+    )
