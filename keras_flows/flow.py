@@ -63,9 +63,7 @@ class Flow(ConstructorConfig, keras.Model):
         dtype=None,
         **kwargs,
     ):
-        self._check_arguments(
-            bijection, input_shape, bits, prior, num_classes, adapt_examples, seed
-        )
+        _check_arguments(bijection, input_shape, bits, prior, num_classes, adapt_examples, seed)
         # Networks inside may compute in half; the flow, its latents and likelihoods never do.
         self._policy = keras.dtype_policies.get(dtype)
         super().__init__(dtype=self._policy.variable_dtype, **kwargs)
