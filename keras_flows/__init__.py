@@ -12,7 +12,6 @@ if keras.config.backend() != "tensorflow":
 from keras_flows import data, layers, networks, zoo  # noqa: E402
 from keras_flows.bijection import Bijection  # noqa: E402
 from keras_flows.flow import Flow  # noqa: E402
+from keras_flows.version import __version__  # noqa: E402
 
-__version__ = "0.1.0"
-
-__all__ = ["Bijection", "Flow", "data", "layers", "networks", "zoo"]
+__all__ = ["Bijection", "Flow", "__version__", "data", "layers", "networks", "zoo"]

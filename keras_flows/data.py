@@ -29,7 +29,7 @@ def load(name, *, split, batch_size, data_dir=None, labels=False, seed=None):
     `moons` (points in the plane) come with the package and need no network.
 
     Splits whose name begins with "train" are shuffled anew at each iteration, others keep their
-    order. Decoded splits of up to 2 GiB are cached in memory by the first full pass; larger ones
+    order. Decoded splits of up to 2 GiB are cached in memory by the first pass; larger ones
     are read again at each iteration, and shuffled through a buffer of 2 GiB.
 
     Args:
@@ -90,9 +90,7 @@ def load(name, *, split, batch_size, data_dir=None, labels=False, seed=None):
     if num_examples * num_bytes <= _MEMORY_LIMIT:
         data = data.cache()
     if split.startswith("train"):
-        # One more than there are examples: filling the buffer then meets the end of the data, and
-        # the cache is complete even if the caller takes a few batches only.
-        data = data.shuffle(min(num_examples + 1, 1 + _MEMORY_LIMIT // num_bytes), seed=seed)
+        data = data.shuffle(min(num_examples, 1 + _MEMORY_LIMIT // num_bytes), seed=seed)
 
     def convert(batch):
         x = batch["image"] if x_key == "image" else tf.cast(batch["features"], tf.float32)

@@ -103,13 +103,13 @@ class Flow(ConstructorConfig, keras.Model):
     # Inference.
 
     def call(self, inputs, labels=None, training=False):
-        if tf.executing_eagerly():
-            self._check_batch(inputs)
+        self._check_batch(inputs)
         labels = self._labels(labels)
         latent, log_prob = self.latent_and_log_prob(self.dequantize(inputs), labels, training)
         return {"latent": latent, "log_prob": log_prob}
 
     def compute_output_spec(self, inputs, labels=None, training=False):
+        self._check_spec(inputs, labels)
         batch = inputs.shape[0]
         return {
             "latent": keras.KerasTensor((batch, self.size), self.compute_dtype),
@@ -134,7 +134,7 @@ class Flow(ConstructorConfig, keras.Model):
         self._check_adapted("decode")
         z = ops.convert_to_tensor(z, self.compute_dtype)
         inputs.check_latent(z, self.size)
-        return self._traced_decode(z, self._labels(labels, len(z)))
+        return self._traced_decode(z, self._labels(labels, z.shape[0]))
 
     def sample(self, n, temperature=1.0, labels=None, seed=None):
         """`n` data points. The same seed gives the same points, each alone a function of its index.
@@ -207,6 +207,11 @@ class Flow(ConstructorConfig, keras.Model):
             # Keras looks at the model's own policy only, which is never half.
             self.optimizer = keras.optimizers.LossScaleOptimizer(self.optimizer, name="loss_scale")
 
+    def compile_from_config(self, config):
+        # Keras' own skips models that override `compile`: they would load without optimizer.
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        self.optimizer.build(self.trainable_variables)
+
     def fit(self, x=None, y=None, *args, **kwargs):
         """As in Keras. Adapts the model first, if that has not been done."""
         inputs.check_dataset(x, self.input_shape, read_again=True)
@@ -216,7 +221,7 @@ class Flow(ConstructorConfig, keras.Model):
             first, labels = inputs.first_examples(x, y, 1)
             self._check_batch(first)
             self._labels(labels, len(first))
-        if self.optimizer is not None and not self.optimizer.built:
+        if self.compiled and self.optimizer is not None and not self.optimizer.built:
             # Variables made while a step is traced would have it traced twice.
             with self.distribute_strategy.scope():
                 self.optimizer.build(self.trainable_variables)
@@ -332,7 +337,7 @@ class Flow(ConstructorConfig, keras.Model):
 
     def _labels(self, labels, count=None):
         labels = inputs.check_labels(labels, self.num_classes)
-        if labels is not None and count is not None and len(labels) != count:
+        if labels is not None and None not in (count, labels.shape[0]) and len(labels) != count:
             raise ValueError(
                 f"`labels` must have one label for each of {count} examples. "
                 f"Received: {len(labels)}"
@@ -341,7 +346,14 @@ class Flow(ConstructorConfig, keras.Model):
 
     def _check_batch(self, x):
         inputs.check_data(x, self.input_shape)
-        inputs.check_values(x, self.input_shape)
+        if tf.executing_eagerly():
+            inputs.check_values(x, self.input_shape)
+
+    def _check_spec(self, x, labels):
+        """What `_check_batch` can say of symbolic tensors, when a functional model is made."""
+        inputs.check_data(x, self.input_shape)
+        if labels is None:
+            inputs.check_labels(labels, self.num_classes)
 
     def _check_adapted(self, method):
         if not self.adapted:
@@ -359,7 +371,7 @@ class Flow(ConstructorConfig, keras.Model):
             )
         x = tf.convert_to_tensor(x)
         self._check_batch(x)
-        return x, self._labels(labels, len(x))
+        return x, self._labels(labels, x.shape[0])
 
 
 def check_input_shape(input_shape):

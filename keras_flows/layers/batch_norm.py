@@ -61,7 +61,7 @@ class BatchNorm(Bijection):
 
     def _normalize(self, x, cells, training):
         mean, variance = self.moving_mean, self.moving_variance
-        if training:
+        if training and self.trainable:  # frozen, it keeps its averages, as Keras' own does
             mean, variance = distribute.channel_moments(x)
             for moving, new in ((self.moving_mean, mean), (self.moving_variance, variance)):
                 moving.assign(self.momentum * moving + (1 - self.momentum) * new)
