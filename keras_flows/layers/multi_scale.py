@@ -1,5 +1,6 @@
 import keras
 import numpy as np
+import tensorflow as tf
 from keras import ops
 
 from keras_flows.bijection import Bijection, check_bijections
@@ -58,7 +59,7 @@ class MultiScale(Bijection):
     def inverse_and_log_det(self, z, condition=None, training=False):
         *factored_out, last = self._shapes
         sizes = [int(np.prod(shape)) // 2 for shape in factored_out]
-        *latents, x = ops.split(z, np.cumsum(sizes).tolist(), axis=-1)
+        *latents, x = tf.split(z, [*sizes, int(np.prod(last))], axis=-1)
         x, total = ops.reshape(x, (-1, *last)), 0.0
         for level, shape in zip(reversed(self.levels), reversed(self._shapes)):
             if level is not self.levels[-1]:

@@ -1,0 +1,181 @@
+"""The table of test cases: name -> (constructor, event shape, condition or None).
+
+A new bijection adds a line here, and every test in test_bijections.py is about it, too.
+"""
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_flows import Bijection, layers
+from keras_flows.bijection import sum_over_event
+from keras_flows.networks import MLP, ConvNet, ResNet, WeightNormConv2D
+
+BATCH = 4
+LABELS = np.array([0, 2, 1, 2])  # one for each of a batch
+
+VECTOR = (5,)
+IMAGE = (2, 4, 3)
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class UserBijection(Bijection):
+    """z = arcsinh(x + bias), as a user might write it."""
+
+    def build(self, input_shape):
+        self.bias = self.add_weight(name="bias", shape=input_shape[1:], initializer="zeros")
+
+    def forward_and_log_det(self, x, condition=None, training=False):
+        z = ops.arcsinh(x + self.bias)
+        return z, -sum_over_event(ops.log(ops.cosh(z)))
+
+    def inverse_and_log_det(self, z, condition=None, training=False):
+        return ops.sinh(z) - self.bias, sum_over_event(ops.log(ops.cosh(z)))
+
+
+def step(network):
+    """A step of Glow."""
+    return [layers.ActNorm(), layers.InvertibleConv1x1(), layers.AffineCoupling(network)]
+
+
+CASES = {
+    "act_norm": (layers.ActNorm, VECTOR, None),
+    "act_norm_image": (layers.ActNorm, IMAGE, None),
+    "additive_no_network": (lambda: layers.AdditiveCoupling(None), VECTOR, None),
+    "additive_half": (lambda: layers.AdditiveCoupling(MLP(6)), VECTOR, None),
+    "additive_even_odd_swap": (
+        lambda: layers.AdditiveCoupling(MLP(6, 1), partition="even_odd", swap=True),
+        VECTOR,
+        None,
+    ),
+    "additive_half_image": (lambda: layers.AdditiveCoupling(ConvNet(6)), IMAGE, None),
+    "additive_checkerboard": (
+        lambda: layers.AdditiveCoupling(ResNet(4, 1, masked=True), partition="checkerboard"),
+        IMAGE,
+        None,
+    ),
+    "affine_prior": (lambda: layers.AffineCoupling(None, scale="exp"), (2, 4, 4), None),
+    "affine_half": (lambda: layers.AffineCoupling(MLP(6)), VECTOR, None),
+    "affine_half_swap_tanh": (
+        lambda: layers.AffineCoupling(MLP(6), swap=True, scale="tanh"),
+        VECTOR,
+        None,
+    ),
+    "affine_half_even_channels": (lambda: layers.AffineCoupling(MLP(6)), (4,), None),
+    "affine_even_odd_tanh": (
+        lambda: layers.AffineCoupling(MLP(6), partition="even_odd", scale="tanh"),
+        VECTOR,
+        None,
+    ),
+    "affine_even_odd_swap_exp": (
+        lambda: layers.AffineCoupling(MLP(6), partition="even_odd", swap=True, scale="exp"),
+        VECTOR,
+        None,
+    ),
+    "affine_keras_network": (
+        lambda: layers.AffineCoupling(
+            keras.layers.Dense(6, activation="tanh"), output_layer=keras.layers.Dense(6)
+        ),
+        VECTOR,
+        None,
+    ),
+    "affine_half_image": (lambda: layers.AffineCoupling(ConvNet(6)), IMAGE, None),
+    "affine_half_swap_image": (lambda: layers.AffineCoupling(ConvNet(6), swap=True), IMAGE, None),
+    "affine_even_odd_image": (
+        lambda: layers.AffineCoupling(ConvNet(6), partition="even_odd", scale="tanh"),
+        IMAGE,
+        None,
+    ),
+    "affine_checkerboard_sigmoid": (
+        lambda: layers.AffineCoupling(ConvNet(6), partition="checkerboard"),
+        (3, 3, 1),
+        None,
+    ),
+    "affine_checkerboard_tanh": (
+        lambda: layers.AffineCoupling(
+            ResNet(4, 1, masked=True, magnitude_regularizer="l2"),
+            partition="checkerboard",
+            scale="tanh",
+            output_layer=WeightNormConv2D(4, 1),
+            bound_initializer="zeros",
+            bound_regularizer="l2",
+        ),
+        (4, 2, 2),
+        None,
+    ),
+    "affine_checkerboard_swap_exp": (
+        lambda: layers.AffineCoupling(
+            ConvNet(6), partition="checkerboard", swap=True, scale="exp"
+        ),
+        IMAGE,
+        None,
+    ),
+    "affine_resnet_swap_image": (
+        lambda: layers.AffineCoupling(
+            ResNet(4, 2), swap=True, scale="tanh", output_layer=WeightNormConv2D(2, 1)
+        ),
+        IMAGE,
+        None,
+    ),
+    "batch_norm": (layers.BatchNorm, VECTOR, None),
+    "batch_norm_image": (layers.BatchNorm, IMAGE, None),
+    "batch_norm_half": (lambda: layers.BatchNorm(partition="half"), VECTOR, None),
+    "batch_norm_half_swap": (lambda: layers.BatchNorm(partition="half", swap=True), IMAGE, None),
+    "batch_norm_even_odd": (lambda: layers.BatchNorm(partition="even_odd"), IMAGE, None),
+    "batch_norm_checkerboard": (lambda: layers.BatchNorm(partition="checkerboard"), IMAGE, None),
+    "batch_norm_checkerboard_swap": (
+        lambda: layers.BatchNorm(partition="checkerboard", swap=True),
+        (3, 3, 2),
+        None,
+    ),
+    "chain": (lambda: layers.Chain([layers.Logit(), layers.ActNorm()]), VECTOR, None),
+    "chain_nested": (
+        lambda: layers.Chain(
+            [
+                layers.Squeeze(),
+                layers.Chain([*step(ConvNet(4)), layers.Chain([layers.Permute()])]),
+                layers.Flatten(),
+                layers.LearnedPrior(num_classes=3),
+            ]
+        ),
+        (2, 4, 1),
+        LABELS,
+    ),
+    "diagonal_scaling": (layers.DiagonalScaling, VECTOR, None),
+    "diagonal_scaling_image": (layers.DiagonalScaling, IMAGE, None),
+    "flatten": (layers.Flatten, VECTOR, None),
+    "flatten_image": (layers.Flatten, IMAGE, None),
+    "invertible_conv1x1": (layers.InvertibleConv1x1, VECTOR, None),
+    "invertible_conv1x1_image": (layers.InvertibleConv1x1, IMAGE, None),
+    "learned_prior": (layers.LearnedPrior, VECTOR, None),
+    "learned_prior_image": (layers.LearnedPrior, IMAGE, None),
+    "learned_prior_of_classes": (lambda: layers.LearnedPrior(num_classes=3), VECTOR, LABELS),
+    "learned_prior_of_classes_image": (lambda: layers.LearnedPrior(num_classes=3), IMAGE, LABELS),
+    "logit": (layers.Logit, VECTOR, None),
+    "logit_open": (lambda: layers.Logit(0.0), IMAGE, None),
+    "multi_scale": (
+        lambda: layers.MultiScale(
+            [
+                layers.Chain([layers.Squeeze(), layers.AffineCoupling(None, scale="exp")]),
+                layers.Chain([*step(ConvNet(4)), layers.AffineCoupling(None, scale="exp")]),
+                layers.Chain([layers.Squeeze(), layers.LearnedPrior(num_classes=3)]),
+            ]
+        ),
+        (4, 4, 2),
+        LABELS,
+    ),
+    "multi_scale_one_level": (lambda: layers.MultiScale([layers.ActNorm()]), IMAGE, None),
+    "multi_scale_vector": (
+        lambda: layers.MultiScale([layers.Chain(step(MLP(4))), layers.DiagonalScaling()]),
+        (6,),
+        None,
+    ),
+    "permute": (layers.Permute, VECTOR, None),
+    "permute_image": (lambda: layers.Permute([2, 0, 1]), IMAGE, None),
+    "rescale": (lambda: layers.Rescale(1 / 4, -0.5), IMAGE, None),
+    "rescale_negative": (lambda: layers.Rescale(-3), VECTOR, None),
+    "squeeze": (layers.Squeeze, (4, 2, 3), None),
+    "squeeze_cell": (lambda: layers.Squeeze(order="cell"), (2, 4, 3), None),
+    "user": (UserBijection, VECTOR, None),
+    "user_image": (UserBijection, IMAGE, None),
+}

@@ -1,0 +1,239 @@
+"""One harness for every bijection in the table of cases, in float64 with perturbed weights."""
+
+import inspect
+from types import SimpleNamespace
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_probability as tfp
+from cases import BATCH, CASES
+
+from keras_flows import Bijection, layers
+
+tfb, tfd = tfp.bijectors, tfp.distributions
+
+TFP_METHODS = ("forward", "inverse", "forward_log_det_jacobian", "inverse_log_det_jacobian")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def float64():
+    floatx, policy = keras.config.floatx(), keras.config.dtype_policy()
+    keras.config.set_floatx("float64")
+    keras.config.set_dtype_policy("float64")
+    yield
+    keras.config.set_floatx(floatx)
+    keras.config.set_dtype_policy(policy)
+
+
+@pytest.fixture(scope="module", params=CASES)
+def case(request, float64):
+    """A built layer with random weights, a batch, and where forward takes it."""
+    make, shape, condition = CASES[request.param]
+    rng = np.random.default_rng(0)
+    layer = make()
+    layer.build((None, *shape))
+    perturb(layer, rng)
+    x = tf.constant(rng.uniform(0.1, 0.9, (BATCH, *shape)))
+    z, log_det = layer.forward_and_log_det(x, condition)
+    return SimpleNamespace(
+        make=make, layer=layer, rng=rng, shape=shape, x=x, condition=condition, z=z, log_det=log_det
+    )
+
+
+def perturb(layer, rng):
+    """Adds noise to every weight, but keeps variances positive and fixed permutations fixed."""
+    for weight in layer.weights:
+        noise = rng.normal(scale=0.2, size=weight.shape)
+        if weight.name == "moving_variance":
+            weight.assign(weight * np.exp(noise))
+        elif weight.name not in ("sign", "permutation"):
+            weight.assign(weight + noise)
+
+
+def batch_norms():
+    return [name for name in CASES if name.startswith("batch_norm")]
+
+
+def close(actual, desired, tolerance=1e-9):
+    np.testing.assert_allclose(actual, desired, rtol=tolerance, atol=tolerance)
+
+
+def test_table_has_every_public_bijection():
+    public = {
+        value
+        for value in vars(layers).values()
+        if inspect.isclass(value) and issubclass(value, Bijection)
+    }
+    assert public
+    assert public <= {type(make()) for make, *_ in CASES.values()}
+
+
+def test_round_trip(case):
+    x, log_det = case.layer.inverse_and_log_det(case.z, case.condition)
+    close(x, case.x)
+    close(log_det, -case.log_det)
+
+    z = case.z + case.rng.normal(scale=0.1, size=case.z.shape)  # not from forward
+    x, log_det = case.layer.inverse_and_log_det(z, case.condition)
+    again, again_log_det = case.layer.forward_and_log_det(x, case.condition)
+    close(again, z)
+    close(log_det, -again_log_det)
+
+
+def test_log_det_is_that_of_the_jacobian(case):
+    size = int(np.prod(case.shape))
+    # Each example once for each dimension of z, so that one backward pass gives all rows.
+    x = tf.repeat(case.x, size, axis=0)
+    condition = None if case.condition is None else np.repeat(case.condition, size)
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        z = tf.reshape(case.layer.forward_and_log_det(x, condition)[0], (-1, size))
+    rows = tape.gradient(z, x, output_gradients=np.tile(np.eye(size), (BATCH, 1)))
+    jacobian = tf.reshape(rows, (BATCH, size, size))
+    assert case.log_det.shape == (BATCH,)
+    close(case.log_det, np.linalg.slogdet(jacobian).logabsdet)
+
+
+def test_examples_do_not_mix(case):
+    others = tf.concat([case.x[:1], 1 - case.x[1:]], axis=0)
+    z, log_det = case.layer.forward_and_log_det(others, case.condition)
+    close(z[0], case.z[0])
+    close(log_det[0], case.log_det[0])
+
+
+def test_shapes(case):
+    layer, shape, latent = case.layer, case.shape, tuple(case.z.shape[1:])
+    assert layer.event_shape == shape
+    assert layer.latent_shape == latent
+    assert layer.compute_output_shape((None, *shape)) == (None, *latent)
+    assert layer.forward_min_event_ndims == len(shape)
+    assert layer.inverse_min_event_ndims == len(latent)
+    assert layer.forward_event_ndims(len(shape)) == len(latent)
+    assert layer.inverse_event_ndims(len(latent)) == len(shape)
+    for batch in ((), (7,), (7, 2)):
+        assert layer.forward_event_shape((*batch, *shape)) == (*batch, *latent)
+        assert layer.inverse_event_shape((*batch, *latent)) == (*batch, *shape)
+        assert tuple(layer.forward_event_shape_tensor((*batch, *shape))) == (*batch, *latent)
+        assert tuple(layer.inverse_event_shape_tensor((*batch, *latent))) == (*batch, *shape)
+
+
+def test_traced_on_other_batch_sizes(case):
+    def traced(method, *inputs):
+        inputs = [tf.convert_to_tensor(value) for value in inputs if value is not None]
+        signature = [tf.TensorSpec((None, *value.shape[1:]), value.dtype) for value in inputs]
+        function = tf.function(method, input_signature=signature, autograph=False)
+        return lambda size: function(*[value[:size] for value in inputs])
+
+    forward = traced(case.layer.forward_and_log_det, case.x, case.condition)
+    inverse = traced(case.layer.inverse_and_log_det, case.z, case.condition)
+    for size in (1, 3):
+        z, log_det = forward(size)
+        close(z, case.z[:size])
+        close(log_det, case.log_det[:size])
+        x, log_det = inverse(size)
+        close(x, case.x[:size])
+        close(log_det, -case.log_det[:size])
+
+
+def test_every_weight_gets_a_gradient(case):
+    with tf.GradientTape() as tape:
+        z, log_det = case.layer.forward_and_log_det(case.x, case.condition)
+        loss = tf.reduce_sum(z**2) + tf.reduce_sum(log_det)
+    weights = case.layer.trainable_weights
+    for weight, gradient in zip(weights, tape.gradient(loss, [w.value for w in weights])):
+        assert gradient is not None, weight.path
+        gradient = tf.convert_to_tensor(gradient)  # of a gather it is sparse
+        assert np.isfinite(gradient).all(), weight.path
+        assert np.any(gradient), weight.path
+
+
+def test_config_round_trip(case):
+    layer = type(case.layer).from_config(case.layer.get_config())
+    layer.build((None, *case.shape))
+    layer.set_weights(case.layer.get_weights())
+    z, log_det = layer.forward_and_log_det(case.x, case.condition)
+    close(z, case.z)
+    close(log_det, case.log_det)
+
+
+def test_keras_file_round_trip(case, tmp_path):
+    inputs = [keras.Input(case.shape)]
+    arrays = [case.x.numpy()]
+    if case.condition is not None:
+        inputs.append(keras.Input((), dtype="int32"))
+        arrays.append(case.condition)
+    model = keras.Model(inputs, case.layer(*inputs))
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    close(loaded(arrays), case.z)
+
+
+def test_transformed_distribution_agrees_with_the_sum(case):
+    base = tfd.Sample(tfd.Normal(tf.zeros((), tf.float64), 1), case.z.shape[1:])
+    distribution = tfd.TransformedDistribution(base, tfb.Invert(case.layer))
+    kwargs = {"condition": case.condition}
+    log_prob = distribution.log_prob(case.x, bijector_kwargs=kwargs)
+    close(log_prob, base.log_prob(case.z) + case.log_det)
+    assert distribution.event_shape == case.shape
+    assert distribution.sample(BATCH, bijector_kwargs=kwargs).shape == (BATCH, *case.shape)
+
+
+def test_changed_weight_changes_the_answer(case):
+    def answers():
+        inputs = (case.x, case.z, case.x, case.z)
+        return [
+            getattr(case.layer, method)(value, condition=case.condition)
+            for method, value in zip(TFP_METHODS, inputs)
+        ]
+
+    before, weights = answers(), case.layer.get_weights()
+    perturb(case.layer, case.rng)
+    after = answers()
+    z, log_det = case.layer.forward_and_log_det(case.x, case.condition)
+    x, inverse_log_det = case.layer.inverse_and_log_det(case.z, case.condition)
+    case.layer.set_weights(weights)
+    for actual, desired in zip(after, (z, x, log_det, inverse_log_det)):
+        close(actual, desired)
+    assert np.allclose(before[0], after[0]) != bool(weights)
+
+
+def test_leading_axes(case):
+    layer, latent = case.layer, case.z.shape[1:]
+    for batch, take in (((), lambda a: a[0]), ((2, 2), lambda a: tf.reshape(a, (2, 2, *a.shape[1:])))):
+        x, z, log_det = take(case.x), take(case.z), take(case.log_det)
+        condition = None if case.condition is None else take(case.condition)
+        close(layer.forward(x, condition=condition), z)
+        close(layer.inverse(z, condition=condition), x)
+        close(layer.forward_log_det_jacobian(x, condition=condition), log_det)
+        close(layer.inverse_log_det_jacobian(z, condition=condition), -log_det)
+
+
+def test_larger_event_ndims_sum(case):
+    pairs, kwargs = (2, BATCH // 2), {}
+    x, z = (tf.reshape(a, (*pairs, *a.shape[1:])) for a in (case.x, case.z))
+    if case.condition is not None:
+        kwargs["condition"] = np.reshape(case.condition, pairs)
+    sums = tf.reduce_sum(tf.reshape(case.log_det, pairs), axis=1)
+    layer, ndims = case.layer, len(case.shape)
+    close(layer.forward_log_det_jacobian(x, event_ndims=ndims + 1, **kwargs), sums)
+    close(layer.forward_log_det_jacobian(x, event_ndims=ndims + 2, **kwargs), sum(sums))
+    latent_ndims = len(case.z.shape)
+    close(layer.inverse_log_det_jacobian(z, event_ndims=latent_ndims, **kwargs), -sums)
+    with pytest.raises(ValueError, match="event_ndims"):
+        layer.forward_log_det_jacobian(x, event_ndims=ndims - 1, **kwargs)
+
+
+@pytest.mark.parametrize("name", batch_norms())
+def test_batch_norm_in_training(name):
+    """With momentum 0 the batch's statistics are the moving ones, and inference repeats them."""
+    make, shape, _ = CASES[name]
+    layer = type(make()).from_config({**make().get_config(), "momentum": 0})
+    layer.build((None, *shape))
+    x = np.random.default_rng(0).normal(1, 2, (BATCH, *shape))
+    z, log_det = layer.forward_and_log_det(x, training=True)
+    inference, inference_log_det = layer.forward_and_log_det(x)
+    close(z, inference)
+    close(log_det, inference_log_det)
+    close(layer.inverse(z), x)
