@@ -50,7 +50,7 @@ CASES = {
     ),
     "additive_half_image": (lambda: layers.AdditiveCoupling(ConvNet(6)), IMAGE, None),
     "additive_checkerboard": (
-        lambda: layers.AdditiveCoupling(ResNet(4, 1, masked=True), partition="checkerboard"),
+        lambda: layers.AdditiveCoupling(ConvNet(6), partition="checkerboard"),
         IMAGE,
         None,
     ),
@@ -82,7 +82,7 @@ CASES = {
     "affine_half_image": (lambda: layers.AffineCoupling(ConvNet(6)), IMAGE, None),
     "affine_half_swap_image": (lambda: layers.AffineCoupling(ConvNet(6), swap=True), IMAGE, None),
     "affine_even_odd_image": (
-        lambda: layers.AffineCoupling(ConvNet(6), partition="even_odd", scale="tanh"),
+        lambda: layers.AffineCoupling(None, partition="even_odd", scale="tanh"),
         IMAGE,
         None,
     ),
@@ -105,14 +105,14 @@ CASES = {
     ),
     "affine_checkerboard_swap_exp": (
         lambda: layers.AffineCoupling(
-            ConvNet(6), partition="checkerboard", swap=True, scale="exp"
+            None, partition="checkerboard", swap=True, scale="exp"
         ),
         IMAGE,
         None,
     ),
     "affine_resnet_swap_image": (
         lambda: layers.AffineCoupling(
-            ResNet(4, 2), swap=True, scale="tanh", output_layer=WeightNormConv2D(2, 1)
+            ResNet(4, 1), swap=True, scale="tanh", output_layer=WeightNormConv2D(2, 1)
         ),
         IMAGE,
         None,

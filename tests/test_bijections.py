@@ -31,6 +31,7 @@ def float64():
 def case(request, float64):
     """A built layer with random weights, a batch, and where forward takes it."""
     make, shape, condition = CASES[request.param]
+    keras.utils.set_random_seed(0)
     rng = np.random.default_rng(0)
     layer = make()
     layer.build((None, *shape))
@@ -120,21 +121,19 @@ def test_shapes(case):
 
 
 def test_traced_on_other_batch_sizes(case):
-    def traced(method, *inputs):
-        inputs = [tf.convert_to_tensor(value) for value in inputs if value is not None]
-        signature = [tf.TensorSpec((None, *value.shape[1:]), value.dtype) for value in inputs]
-        function = tf.function(method, input_signature=signature, autograph=False)
-        return lambda size: function(*[value[:size] for value in inputs])
+    def there_and_back(x, condition=None):
+        z, log_det = case.layer.forward_and_log_det(x, condition)
+        return z, log_det, *case.layer.inverse_and_log_det(z, condition)
 
-    forward = traced(case.layer.forward_and_log_det, case.x, case.condition)
-    inverse = traced(case.layer.inverse_and_log_det, case.z, case.condition)
+    inputs = [case.x] if case.condition is None else [case.x, tf.constant(case.condition)]
+    signature = [tf.TensorSpec((None, *value.shape[1:]), value.dtype) for value in inputs]
+    traced = tf.function(there_and_back, input_signature=signature, autograph=False)
     for size in (1, 3):
-        z, log_det = forward(size)
+        z, log_det, x, inverse_log_det = traced(*[value[:size] for value in inputs])
         close(z, case.z[:size])
         close(log_det, case.log_det[:size])
-        x, log_det = inverse(size)
         close(x, case.x[:size])
-        close(log_det, -case.log_det[:size])
+        close(inverse_log_det, -case.log_det[:size])
 
 
 def test_every_weight_gets_a_gradient(case):
@@ -199,30 +198,36 @@ def test_changed_weight_changes_the_answer(case):
     assert np.allclose(before[0], after[0]) != bool(weights)
 
 
-def test_leading_axes(case):
-    layer, latent = case.layer, case.z.shape[1:]
-    for batch, take in (((), lambda a: a[0]), ((2, 2), lambda a: tf.reshape(a, (2, 2, *a.shape[1:])))):
-        x, z, log_det = take(case.x), take(case.z), take(case.log_det)
-        condition = None if case.condition is None else take(case.condition)
-        close(layer.forward(x, condition=condition), z)
-        close(layer.inverse(z, condition=condition), x)
-        close(layer.forward_log_det_jacobian(x, condition=condition), log_det)
-        close(layer.inverse_log_det_jacobian(z, condition=condition), -log_det)
+def test_no_leading_axis(case):
+    condition = None if case.condition is None else case.condition[0]
+    check_tfp_methods(case.layer, case.x[0], condition, case.z[0], case.log_det[0])
+
+
+def test_two_leading_axes(case):
+    def in_pairs(values):
+        return np.reshape(values, (2, BATCH // 2, *np.shape(values)[1:]))
+
+    condition = None if case.condition is None else in_pairs(case.condition)
+    x, z, log_det = in_pairs(case.x), in_pairs(case.z), in_pairs(case.log_det)
+    check_tfp_methods(case.layer, x, condition, z, log_det)
+
+
+def check_tfp_methods(layer, x, condition, z, log_det):
+    close(layer.forward(x, condition=condition), z)
+    close(layer.inverse(z, condition=condition), x)
+    close(layer.forward_log_det_jacobian(x, condition=condition), log_det)
+    close(layer.inverse_log_det_jacobian(z, condition=condition), -log_det)
 
 
 def test_larger_event_ndims_sum(case):
-    pairs, kwargs = (2, BATCH // 2), {}
-    x, z = (tf.reshape(a, (*pairs, *a.shape[1:])) for a in (case.x, case.z))
-    if case.condition is not None:
-        kwargs["condition"] = np.reshape(case.condition, pairs)
-    sums = tf.reduce_sum(tf.reshape(case.log_det, pairs), axis=1)
-    layer, ndims = case.layer, len(case.shape)
-    close(layer.forward_log_det_jacobian(x, event_ndims=ndims + 1, **kwargs), sums)
-    close(layer.forward_log_det_jacobian(x, event_ndims=ndims + 2, **kwargs), sum(sums))
-    latent_ndims = len(case.z.shape)
-    close(layer.inverse_log_det_jacobian(z, event_ndims=latent_ndims, **kwargs), -sums)
+    layer, kwargs = case.layer, {"condition": case.condition}
+    total = sum(case.log_det)
+    ndims, latent_ndims = len(case.shape), len(case.z.shape[1:])
+    close(layer.forward_log_det_jacobian(case.x, ndims, **kwargs), case.log_det)
+    close(layer.forward_log_det_jacobian(case.x, ndims + 1, **kwargs), total)
+    close(layer.inverse_log_det_jacobian(case.z, latent_ndims + 1, **kwargs), -total)
     with pytest.raises(ValueError, match="event_ndims"):
-        layer.forward_log_det_jacobian(x, event_ndims=ndims - 1, **kwargs)
+        layer.forward_log_det_jacobian(case.x, ndims - 1, **kwargs)
 
 
 @pytest.mark.parametrize("name", batch_norms())
