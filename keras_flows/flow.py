@@ -146,7 +146,7 @@ class Flow(ConstructorConfig, keras.Model):
             seed: an integer in 0 .. 2^31 - 1; None draws one.
         """
         self._check_adapted("sample")
-        inputs.check_integer(1, n=n)
+        inputs.check_integers(1, n=n)
         if not (isinstance(temperature, int | float) and 0 <= temperature < math.inf):
             raise ValueError(
                 f"Argument `temperature` must be a finite number of at least 0. "
@@ -154,7 +154,7 @@ class Flow(ConstructorConfig, keras.Model):
             )
         if seed is None:
             seed = random.randrange(2**31)
-        inputs.check_integer(0, seed=seed)
+        inputs.check_integers(0, seed=seed)
         seeds = tf.stack([tf.fill([n], seed), tf.range(n)], axis=1)
         temperatures = tf.fill([n], tf.cast(temperature, self.compute_dtype))
         return self._traced_sample(seeds, temperatures, self._labels(labels, n))
@@ -268,7 +268,9 @@ class Flow(ConstructorConfig, keras.Model):
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
         total = -ops.sum(log_prob)
         penalty = sum(self.losses, ops.zeros((), log_prob.dtype))
-        self._loss_tracker.update_state(total / count + penalty, sample_weight=count)
+        self._loss_tracker.update_state(
+            total / ops.maximum(count, 1) + penalty, sample_weight=count
+        )
         self._bits_per_dim.update_state(-log_prob / (self.size * math.log(2)))
         return total / distribute.global_sum(count) + penalty / replicas
 
@@ -398,7 +400,7 @@ def _check_arguments(bijection, input_shape, bits, prior, num_classes, adapt_exa
             f"Argument `prior` must be one of {tuple(PRIORS)}. Received: prior={prior!r}"
         )
     if num_classes is not None:
-        inputs.check_integer(1, num_classes=num_classes)
-    inputs.check_integer(1, adapt_examples=adapt_examples)
+        inputs.check_integers(1, num_classes=num_classes)
+    inputs.check_integers(1, adapt_examples=adapt_examples)
     if seed is not None:
-        inputs.check_integer(0, seed=seed)
+        inputs.check_integers(0, seed=seed)

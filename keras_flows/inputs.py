@@ -80,13 +80,14 @@ def check_latent(z, size):
         raise ValueError("Latents must be finite. Received: values that are NaN or infinite")
 
 
-def check_integer(minimum, **argument):
-    ((name, value),) = argument.items()
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < minimum:
-        raise ValueError(
-            f"Argument `{name}` must be an integer of at least {minimum}. "
-            f"Received: {name}={value!r}"
-        )
+def check_integers(minimum, **arguments):
+    """Refuses arguments that are not integers of at least `minimum`, by their names."""
+    for name, value in arguments.items():
+        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < minimum:
+            raise ValueError(
+                f"Argument `{name}` must be an integer of at least {minimum}. "
+                f"Received: {name}={value!r}"
+            )
 
 
 def check_dataset(x, input_shape, read_again):

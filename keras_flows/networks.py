@@ -7,6 +7,7 @@ import keras
 import tensorflow as tf
 from keras import ops
 
+from keras_flows.inputs import check_integers
 from keras_flows.layers.scaled_conv2d import ScaledConv2D
 from keras_flows.serialization import ConstructorConfig
 
@@ -22,7 +23,7 @@ class MLP(ConstructorConfig, keras.layers.Layer):
 
     def __init__(self, width, num_layers=2, **kwargs):
         super().__init__(**kwargs)
-        check_positive(width=width, num_layers=num_layers)
+        check_integers(1, width=width, num_layers=num_layers)
         self.width = width
         self.num_layers = num_layers
         self._layers_in_order = [
@@ -57,7 +58,7 @@ class ConvNet(ConstructorConfig, keras.layers.Layer):
 
     def __init__(self, width, **kwargs):
         super().__init__(**kwargs)
-        check_positive(width=width)
+        check_integers(1, width=width)
         self.width = width
         self._convolutions = [
             ScaledConv2D(
@@ -157,7 +158,7 @@ class ResNet(ConstructorConfig, keras.layers.Layer):
 
     def __init__(self, width, num_blocks=2, *, masked=False, magnitude_regularizer=None, **kwargs):
         super().__init__(**kwargs)
-        check_positive(width=width, num_blocks=num_blocks)
+        check_integers(1, width=width, num_blocks=num_blocks)
         self.width = width
         self.num_blocks = num_blocks
         self.masked = masked
@@ -216,12 +217,3 @@ class ResNet(ConstructorConfig, keras.layers.Layer):
             x = x + convolution2(ops.relu(norm2(h, training=training)))
             features = features + skip(x)
         return ops.relu(self._output_norm(features, training=training))
-
-
-def check_positive(**sizes):
-    """Refuses what is not an integer of at least 1, by the argument's name."""
-    for name, value in sizes.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(
-                f"Argument `{name}` must be an integer of at least 1. Received: {name}={value!r}"
-            )

@@ -2,7 +2,8 @@ import keras
 
 from keras_flows import layers
 from keras_flows.flow import Flow, check_input_shape
-from keras_flows.networks import MLP, ConvNet, check_positive
+from keras_flows.inputs import check_integers
+from keras_flows.networks import MLP, ConvNet
 from keras_flows.zoo.levels import resolve_levels
 
 COUPLINGS = ("affine", "additive")
@@ -47,7 +48,7 @@ class Glow(Flow):
         **kwargs,
     ):
         check_input_shape(input_shape)
-        check_positive(depth=depth, width=width)
+        check_integers(1, depth=depth, width=width)
         if coupling not in COUPLINGS:
             raise ValueError(
                 f"Argument `coupling` must be one of {COUPLINGS}. Received: coupling={coupling!r}"

@@ -1,6 +1,6 @@
 """Which numbers of levels fit an input."""
 
-from keras_flows.networks import check_positive
+from keras_flows.inputs import check_integers
 
 
 def resolve_levels(levels, input_shape, default, unsqueezed=0):
@@ -9,7 +9,7 @@ def resolve_levels(levels, input_shape, default, unsqueezed=0):
     All levels but the last `unsqueezed` halve height and width.
     """
     if levels is not None:
-        check_positive(levels=levels)
+        check_integers(1, levels=levels)
     if len(input_shape) == 1:
         if levels not in (None, 1):
             raise ValueError(f"Argument `levels` must be 1 for vectors. Received: levels={levels}")

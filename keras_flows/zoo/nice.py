@@ -2,7 +2,8 @@ import keras
 
 from keras_flows import layers
 from keras_flows.flow import Flow, check_input_shape
-from keras_flows.networks import MLP, check_positive
+from keras_flows.inputs import check_integers
+from keras_flows.networks import MLP
 
 
 @keras.saving.register_keras_serializable(package="keras_flows")
@@ -40,7 +41,7 @@ class NICE(Flow):
         **kwargs,
     ):
         check_input_shape(input_shape)
-        check_positive(depth=depth, width=width, num_hidden=num_hidden)
+        check_integers(1, depth=depth, width=width, num_hidden=num_hidden)
         first = []
         if len(input_shape) == 3:
             scale = 1 / 2 ** (8 if bits is None else bits)

@@ -2,8 +2,9 @@ import keras
 
 from keras_flows import layers
 from keras_flows.flow import Flow, check_input_shape
+from keras_flows.inputs import check_integers
 from keras_flows.layers.squeeze import cell_order
-from keras_flows.networks import MLP, ResNet, WeightNormConv2D, check_positive
+from keras_flows.networks import MLP, ResNet, WeightNormConv2D
 from keras_flows.zoo.levels import resolve_levels
 
 # Of the weight norm's magnitudes and of the checkerboard couplings' bound, as released; in nats.
@@ -54,7 +55,7 @@ class RealNVP(Flow):
         is_image = len(input_shape) == 3
         depth = (3 if is_image else 8) if depth is None else depth
         width = (32 if is_image else 128) if width is None else width
-        check_positive(depth=depth, width=width, num_blocks=num_blocks)
+        check_integers(1, depth=depth, width=width, num_blocks=num_blocks)
         levels = resolve_levels(levels, input_shape, default=2, unsqueezed=1)
 
         if is_image:
