@@ -177,6 +177,9 @@ class Bijection(ConstructorConfig, keras.layers.Layer, _Bijector):
         # tfb.Chain and tfd.TransformedDistribution look for tf.Variables in the attributes of
         # tf.Modules, where Keras' own variables hide them.
         self.__dict__["_tf_variables"] = [variable.value for variable in self.variables]
+        # Nor would tf.train.Checkpoint find those of layers in lists.
+        weights = tf.__internal__.tracking.wrap(list(self.variables))
+        self._track_trackable(weights, "all_weights", overwrite=True)
 
     def _build_for(self, x):
         if not self.built:

@@ -70,7 +70,7 @@ def main():
             keras.callbacks.BackupAndRestore(options.run / "backup"),
             keras.callbacks.CSVLogger(options.run / "log.csv", append=True),
             keras.callbacks.ModelCheckpoint(
-                options.run / "model.keras", monitor="val_bits_per_dim", save_best_only=True
+                options.run / "model.keras", monitor="val_loss", save_best_only=True
             ),
             keras.callbacks.TerminateOnNaN(),
         ],

@@ -29,6 +29,11 @@ class MultiScale(Bijection):
         super().__init__(**kwargs)
         self.levels = check_bijections(levels=levels)
 
+    @property
+    def layers(self):
+        """The levels, where Keras' `summary(expand_nested=True)` looks for them."""
+        return self.levels
+
     def build(self, input_shape):
         self._shapes = []  # of each level's output, without the batch
         for level in self.levels:

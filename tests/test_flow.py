@@ -1,0 +1,594 @@
+"""What a Flow promises, method by method: values, units, dtypes, noise, training, saving."""
+
+import functools
+import json
+import math
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_flows import Flow, layers, networks, zoo
+
+RNG = np.random.default_rng(0)
+IMAGES = RNG.integers(0, 256, (6, 4, 4, 1), dtype="uint8")
+VECTORS = RNG.normal(1, 2, (10, 3)).astype("float32")
+LABELS = np.array([0, 1, 2, 2, 1, 0])
+HALF = np.float32(0.5)
+ALL_PIXELS = np.arange(256, dtype="uint8").reshape(64, 2, 2, 1)
+
+close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5)
+
+
+def perturb(model, scale=0.1, seed=0):
+    """Adds noise to the weights: fresh models are too near the identity to be tested."""
+    rng = np.random.default_rng(seed)
+    for weight in model.trainable_weights:
+        weight.assign_add(rng.normal(scale=scale, size=weight.shape))
+
+
+@pytest.fixture(scope="module")
+def glow():
+    """Class-conditional, on images."""
+    keras.utils.set_random_seed(0)
+    model = zoo.Glow((4, 4, 1), levels=2, depth=1, width=4, num_classes=3, seed=0)
+    model.adapt(IMAGES, LABELS)
+    perturb(model)
+    return model
+
+
+@pytest.fixture(scope="module")
+def nice():
+    """On vectors, with a logistic prior."""
+    keras.utils.set_random_seed(0)
+    model = zoo.NICE((3,), depth=2, width=8, num_hidden=1)
+    perturb(model)
+    return model
+
+
+@pytest.fixture(scope="module", params=(1, 3, 5, 8))
+def uniform(request):
+    """The uniform density of images of so many bits: the logit of a uniform x is logistic."""
+    chain = [layers.Rescale(2.0**-request.param), layers.Logit(0.0), layers.Flatten()]
+    return Flow(layers.Chain(chain), (2, 2, 1), bits=request.param, prior="logistic", seed=0)
+
+
+def small_image_flow(seed=0, coupling=True):
+    """Learns, and is traced in no time."""
+    keras.utils.set_random_seed(0)
+    chain = [layers.Rescale(1 / 256, -0.5), layers.Flatten(), layers.DiagonalScaling()]
+    chain += [layers.AdditiveCoupling(networks.MLP(4, 1))] if coupling else []
+    return Flow(layers.Chain(chain), (2, 2, 1), seed=seed)
+
+
+def regularized_flow():
+    """On vectors, with a penalty of 0.1 bound^2."""
+    keras.utils.set_random_seed(0)
+    coupling = layers.AffineCoupling(
+        networks.MLP(4), scale="tanh", bound_regularizer=keras.regularizers.L2(0.1)
+    )
+    model = Flow(layers.Chain([coupling, layers.DiagonalScaling()]), (3,))
+    perturb(model)
+    return model, coupling.bound
+
+
+def small_glow(**kwargs):
+    keras.utils.set_random_seed(0)
+    return zoo.Glow((3,), depth=1, width=4, seed=0, **kwargs)
+
+
+def same_weights(model, other):
+    return all(np.array_equal(a, b) for a, b in zip(model.weights, other.weights, strict=True))
+
+
+# Likelihood.
+
+
+def test_log_prob_is_the_prior_plus_the_log_det(glow, nice):
+    z, log_det = map(np.asarray, glow.bijection.forward_and_log_det(IMAGES + HALF, LABELS))
+    by_hand = -0.5 * (z**2).sum(1) - 8 * np.log(2 * np.pi) + log_det
+    log_prob = glow.log_prob(IMAGES, labels=LABELS)
+    assert log_prob.dtype == tf.float32 and log_prob.shape == (6,)
+    close(log_prob, by_hand)
+    close(glow.encode(IMAGES, labels=LABELS), z)
+
+    z, log_det = map(np.asarray, nice.bijection.forward_and_log_det(VECTORS))
+    close(nice.log_prob(VECTORS), (-z - 2 * np.log1p(np.exp(-z))).sum(1) + log_det)
+
+
+def test_distribution_is_the_density_of_dequantised_data(glow, nice):
+    kwargs = {"bijector_kwargs": {"condition": LABELS}}
+    log_prob = glow.distribution.log_prob(IMAGES + HALF, **kwargs)
+    close(log_prob, glow.log_prob(IMAGES, labels=LABELS))
+    assert glow.distribution.sample(6, **kwargs).shape == (6, 4, 4, 1)
+    close(nice.distribution.log_prob(VECTORS), nice.log_prob(VECTORS))
+    assert nice.distribution.event_shape == (3,)
+
+
+def test_call_and_predict_give_latent_and_log_prob(glow):
+    labelled = tf.data.Dataset.from_tensor_slices((IMAGES, LABELS)).batch(4)
+    for result in (glow(IMAGES, labels=LABELS), glow.predict(labelled, verbose=0)):
+        assert list(result) == ["latent", "log_prob"]
+        assert result["latent"].shape == (6, 16) and result["latent"].dtype == "float32"
+        close(result["latent"], glow.encode(IMAGES, labels=LABELS))
+        close(result["log_prob"], glow.log_prob(IMAGES, labels=LABELS))
+
+
+def test_labels_condition_their_own_row(glow):
+    other = (LABELS + 1) % 3
+    other[0] = LABELS[0]
+    latent = glow.encode(IMAGES, labels=LABELS)
+    for function in (
+        lambda labels: glow.log_prob(IMAGES, labels=labels),
+        lambda labels: glow.encode(IMAGES, labels=labels),
+        lambda labels: tf.cast(glow.decode(latent, labels=labels), "float32"),
+        lambda labels: tf.cast(glow.sample(6, labels=labels, seed=0), "float32"),
+    ):
+        change = tf.reduce_max(tf.reshape(tf.abs(function(LABELS) - function(other)), (6, -1)), 1)
+        assert change[0] < 1e-4 and np.all(change[1:] > 1e-3)
+
+
+def test_float_images_and_other_integers_are_as_good(glow):
+    expected = glow.encode(IMAGES, labels=LABELS)
+    for dtype in ("float32", "float64", "int32"):
+        close(glow.encode(IMAGES.astype(dtype), labels=LABELS.astype("int64")), expected)
+
+
+def test_bits_per_dim_of_the_uniform_density_are_the_bits(uniform):
+    close(uniform.log_prob(ALL_PIXELS), -4 * uniform.bits * math.log(2), atol=1e-3)
+    uniform.compile()
+    result = uniform.evaluate(ALL_PIXELS, batch_size=25, verbose=0, return_dict=True)
+    close(result["bits_per_dim"], uniform.bits, atol=1e-3)
+    close(result["loss"], 4 * uniform.bits * math.log(2), atol=1e-3)
+
+
+@pytest.mark.parametrize("batch_size", [10, 4, 3])
+def test_evaluate_is_the_mean_over_examples(batch_size):
+    model, bound = regularized_flow()
+    model.compile()
+    result = model.evaluate(VECTORS, batch_size=batch_size, verbose=0, return_dict=True)
+    nll = -np.mean(model.log_prob(VECTORS))
+    assert set(result) == {"loss", "bits_per_dim"} and 0.1 * bound**2 > 1e-3
+    close(result["loss"], nll + 0.1 * bound**2)
+    close(result["bits_per_dim"], nll / (3 * math.log(2)))
+
+
+def test_evaluate_averages_over_the_noise():
+    model = small_image_flow()
+    model.bijection.layers[2].log_scale.assign_add([3.0] * 4)  # so that the noise counts
+    model.compile()
+    copies = np.tile(IMAGES[:1, :2, :2], (4000, 1, 1, 1))
+    loss = model.evaluate(copies, batch_size=1000, verbose=0, return_dict=True)["loss"]
+    draws = -model.log_prob(copies, seed=1).numpy()
+    assert draws.std() > 0.01
+    # Two means of 4000 draws: five of their standard errors.
+    assert abs(loss - draws.mean()) < 5 * draws.std() * math.sqrt(2 / 4000)
+    # Jensen: the bin's centre is the likelier for a concave log-density.
+    assert loss > -np.mean(model.log_prob(copies))
+
+
+# Noise, as a bijection sees it in eager steps.
+
+
+class Spy(layers.Flatten):
+    """Remembers what came by."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def forward_and_log_det(self, x, condition=None, training=False):
+        self.seen.append(np.array(x))
+        return super().forward_and_log_det(x, condition, training)
+
+
+def spied_flow(seed=0, bits=8):
+    chain = layers.Chain([Spy(), layers.DiagonalScaling()])
+    model = Flow(chain, (2, 2, 1), bits=bits, seed=seed)
+    model.compile(keras.optimizers.SGD(0.0))
+    return model
+
+
+def seen_during(model, method, *args, **kwargs):
+    seen = model.bijection.layers[0].seen
+    seen.clear()
+    method(*args, **kwargs)
+    return np.concatenate(seen)
+
+
+@pytest.fixture
+def eager():
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
+
+
+def test_noise_is_uniform_in_training_and_the_centre_in_requests(eager):
+    model = spied_flow(bits=3)
+    bins = ALL_PIXELS // 32
+    batches = tf.data.Dataset.from_tensor_slices(ALL_PIXELS).batch(16)
+    for seen in (
+        seen_during(model, model, ALL_PIXELS),
+        seen_during(model, model.log_prob, ALL_PIXELS),
+        seen_during(model, model.encode, ALL_PIXELS),
+        seen_during(model, model.predict, batches, verbose=0),
+    ):
+        np.testing.assert_array_equal(seen, bins + 0.5)
+    drawn = [
+        seen_during(model, model.log_prob, ALL_PIXELS, seed=0) - bins,
+        seen_during(model, model.adapt, batches) - bins,
+        seen_during(model, model.evaluate, batches, verbose=0) - bins,
+        seen_during(model, model.fit, batches, verbose=0) - bins,
+    ]
+    for noise in drawn:
+        assert 0 <= noise.min() and noise.max() < 1
+        # Five standard errors of 256 draws.
+        assert abs(noise.mean() - 1 / 2) < 5 * math.sqrt(1 / 12 / 256)
+        assert abs(noise.var() - 1 / 12) < 5 * math.sqrt(1 / 180 / 256)
+    # No two methods, batches, examples or pixels share it.
+    assert len(np.unique(drawn)) > 0.98 * np.size(drawn)
+
+
+def test_noise_is_a_function_of_the_seed_and_the_iteration(eager):
+    zeros = np.zeros((8, 2, 2, 1), "uint8")
+    batches = tf.data.Dataset.from_tensor_slices(zeros).batch(4)
+
+    def noise(seed):
+        model = spied_flow(seed)
+        return seen_during(model, model.fit, batches, epochs=2, verbose=0)
+
+    first = noise(seed=0)
+    assert len(np.unique(first)) > 0.98 * first.size  # over batches and epochs
+    np.testing.assert_array_equal(noise(seed=0), first)
+    assert not np.isin(noise(seed=1), first).any()
+
+    model = spied_flow()
+    first, again = (seen_during(model, model.evaluate, batches, verbose=0) for _ in range(2))
+    np.testing.assert_array_equal(first, again)
+    drawn = [seen_during(model, model.log_prob, zeros, seed=seed) for seed in (0, 0, 1)]
+    np.testing.assert_array_equal(drawn[0], drawn[1])
+    assert not np.isin(drawn[2], drawn[0]).any()
+
+
+def test_a_flow_without_seed_draws_one_and_keeps_it():
+    model, other = (Flow(layers.Flatten(), (2, 2, 1)) for _ in range(2))
+    assert model.seed != other.seed
+    assert Flow.from_config(model.get_config()).seed == model.seed
+
+
+def test_log_prob_with_seed_is_that_of_the_distribution(eager):
+    model = spied_flow()
+    model.bijection.layers[1].log_scale.assign_add([1.0, -1.0, 0.5, 0.0])
+    dequantised = seen_during(model, model.log_prob, ALL_PIXELS, seed=3)
+    expected = model.log_prob(ALL_PIXELS, seed=3)
+    close(model.distribution.log_prob(dequantised), expected)
+    assert not np.allclose(model.log_prob(ALL_PIXELS), expected)
+
+
+# Encode, decode, sample.
+
+
+def test_images_come_back_exactly(uniform, glow):
+    unit = 2 ** (8 - uniform.bits)
+    decoded = uniform.decode(uniform.encode(ALL_PIXELS))
+    assert decoded.dtype == tf.uint8
+    np.testing.assert_array_equal(decoded, ALL_PIXELS // unit * unit)
+    decoded = glow.decode(glow.encode(IMAGES, labels=LABELS), labels=LABELS)
+    np.testing.assert_array_equal(decoded, IMAGES)
+
+
+def test_vectors_come_back(nice):
+    latent = nice.encode(VECTORS)
+    assert latent.shape == (10, 3) and latent.dtype == tf.float32
+    decoded = nice.decode(latent)
+    assert decoded.dtype == tf.float32
+    close(decoded, VECTORS, atol=1e-4)
+
+
+def test_decode_clips_to_the_range_of_images():
+    chain = layers.Chain([layers.Rescale(0.1), layers.Flatten()])
+    model = Flow(chain, (1, 1, 3), bits=3)
+    np.testing.assert_array_equal(
+        model.decode([[-1e4, -0.01, 0.19], [0.2, 0.81, 1e9]])[:, 0, 0], [[0, 0, 32], [64, 224, 224]]
+    )
+
+
+def test_samples_are_images_and_depend_on_seed_label_and_row(glow):
+    labels = np.array([0, 0, 1, 2, 2])
+    sample = functools.partial(glow.sample, labels=labels)
+    images = sample(5, seed=1)
+    assert images.dtype == tf.uint8 and images.shape == (5, 4, 4, 1)
+    np.testing.assert_array_equal(sample(5, seed=1), images)
+    assert np.any(sample(5, seed=2) != images)
+    assert np.any(sample(5) != sample(5))
+    assert np.any(images[0] != images[1])
+    # A row depends on the seed and its index, not on how many there are: pixels within 1.
+    three = np.int32(glow.sample(3, labels=labels[:3], seed=1))
+    assert np.abs(three - np.int32(images[:3])).max() <= 1
+    cold = sample(5, temperature=0, seed=1)
+    np.testing.assert_array_equal(cold[0], cold[1])
+    np.testing.assert_array_equal(cold[3], cold[4])
+
+
+@pytest.mark.parametrize("prior", ["gaussian", "logistic"])
+def test_samples_come_from_the_prior_times_the_temperature(prior):
+    model = zoo.NICE((3,), depth=2, width=8, num_hidden=1, prior=prior)
+    perturb(model)
+    sample = model.sample(2000, seed=0)
+    assert sample.dtype == tf.float32 and sample.shape == (2000, 3)
+    latent = model.encode(sample).numpy()
+    close(model.encode(model.sample(2000, temperature=0.5, seed=0)), 0.5 * latent, atol=1e-4)
+    # Five standard errors; the kurtoses are 3 and 4.2.
+    variance, kurtosis = {"gaussian": (1, 3), "logistic": (np.pi**2 / 3, 4.2)}[prior]
+    assert abs(latent.mean()) < 5 * math.sqrt(variance / 6000)
+    assert abs(latent.var() / variance - 1) < 5 * math.sqrt((kurtosis - 1) / 6000)
+    assert abs(np.corrcoef(latent.T) - np.eye(3)).max() < 5 / math.sqrt(2000)
+    # Successive rows and seeds are independent.
+    assert abs(np.corrcoef(latent[1:, 0], latent[:-1, 0])[0, 1]) < 5 / math.sqrt(2000)
+    other = model.encode(model.sample(2000, seed=1)).numpy()
+    assert abs(np.corrcoef(latent.ravel(), other.ravel())[0, 1]) < 5 / math.sqrt(6000)
+
+
+# Adapt.
+
+
+def test_fit_adapts_once_to_the_first_examples(tmp_path):
+    x = np.concatenate([VECTORS[:6], 100 + VECTORS[6:]])  # the rest would show
+    expected, model = small_glow(), small_glow(adapt_examples=6)
+    expected.adapt(x[:6])
+    assert expected.adapted and not model.adapted
+
+    model.compile(keras.optimizers.SGD(0.0), run_eagerly=True)
+    model.fit(tf.data.Dataset.from_tensor_slices(x).batch(4), verbose=0)
+    assert model.adapted and same_weights(model, expected)
+    model.fit(x, verbose=0)
+    assert same_weights(model, expected)
+
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    loaded.compile(keras.optimizers.SGD(0.0), run_eagerly=True)
+    loaded.fit(x, verbose=0)
+    assert loaded.adapted and same_weights(loaded, expected)
+
+    model.adapt(x[6:])
+    assert not same_weights(model, expected)
+
+
+def test_adapt_makes_act_norm_normalise():
+    model = Flow(layers.Chain([layers.ActNorm()]), (3,))
+    model.adapt(VECTORS)
+    latent = model.encode(VECTORS).numpy()
+    close(latent.mean(0), [0, 0, 0])
+    close(latent.std(0), [1, 1, 1])
+
+
+def test_models_with_nothing_to_adapt_work_at_once(tmp_path):
+    for model in (zoo.NICE((3,), depth=1, width=4), zoo.RealNVP((3,), depth=1, width=4)):
+        assert model.adapted
+        assert np.isfinite(model.log_prob(VECTORS)).all()
+        assert np.isfinite(model.sample(2)).all()
+
+
+# Training.
+
+
+def test_a_step_descends_the_shown_loss():
+    model, _ = regularized_flow()
+    expected, bound_before = regularized_flow()
+    weights = expected.trainable_variables
+    with tf.GradientTape() as tape:
+        loss = sum(expected.losses) - tf.reduce_mean(expected(VECTORS)["log_prob"])
+    gradients = tape.gradient(loss, [weight.value for weight in weights])
+    model.compile(keras.optimizers.SGD(0.1), run_eagerly=True)
+    history = model.fit(VECTORS, verbose=0).history
+    close(history["loss"], [loss])
+    close(history["bits_per_dim"], [(loss - 0.1 * bound_before**2) / (3 * math.log(2))])
+    for weight, before, gradient in zip(model.trainable_variables, weights, gradients):
+        close(weight, before - 0.1 * gradient)
+
+
+def test_training_finds_the_maximum_of_the_likelihood():
+    model = Flow(layers.Chain([layers.DiagonalScaling()]), (3,))
+    model.compile(keras.optimizers.Adam(0.1))
+    model.fit(tf.data.Dataset.from_tensors(VECTORS).repeat(200), verbose=0)
+    rms = np.sqrt((VECTORS**2).mean(0))
+    close(model.bijection.layers[0].log_scale, -np.log(rms), atol=1e-3)
+    nll = np.log(rms).sum() + 1.5 * (1 + np.log(2 * np.pi))
+    close(model.evaluate(VECTORS, verbose=0)[0], nll, atol=1e-3)
+
+
+def trained(seed=0, **options):
+    model = small_image_flow(seed)
+    model.compile(keras.optimizers.Adam(0.01), **options)
+    model.fit(ALL_PIXELS, batch_size=16, shuffle=False, epochs=2, verbose=0)
+    return model
+
+
+@pytest.fixture(scope="module")
+def trained_model():
+    return trained()
+
+
+def test_training_is_a_function_of_the_seed(trained_model):
+    assert same_weights(trained(), trained_model)
+    assert not same_weights(trained(seed=1), trained_model)
+
+
+@pytest.mark.parametrize("options", [{"run_eagerly": True}, {"steps_per_execution": 2}])
+def test_training_ends_the_same_however_it_runs(options, trained_model):
+    model = trained(**options)
+    for weight, expected in zip(model.weights, trained_model.weights, strict=True):
+        close(weight, expected, rtol=1e-6, atol=1e-6)
+
+
+def test_training_resumes_after_loading(tmp_path, trained_model):
+    model = small_image_flow()
+    model.compile(keras.optimizers.Adam(0.01), run_eagerly=True)
+    for _ in range(2):
+        model.fit(ALL_PIXELS, batch_size=16, shuffle=False, verbose=0)
+        model.save(tmp_path / "model.keras")
+        model = keras.models.load_model(tmp_path / "model.keras")
+    assert model.optimizer.iterations == 8
+    for weight, expected in zip(model.weights, trained_model.weights, strict=True):
+        close(weight, expected, rtol=1e-6, atol=1e-6)
+
+
+class Batches(keras.utils.PyDataset):
+    def __init__(self, *arrays):
+        super().__init__()
+        self.arrays = arrays
+
+    def __len__(self):
+        return 3
+
+    def __getitem__(self, index):
+        batch = tuple(array[4 * index : 4 * index + 4] for array in self.arrays)
+        return batch if len(batch) > 1 else batch[0]
+
+
+def as_dataset(*arrays):
+    return {"x": tf.data.Dataset.from_tensor_slices(arrays if arrays[1:] else arrays[0]).batch(4)}
+
+
+def as_arrays(*arrays):
+    return {**dict(zip("xy", arrays)), "batch_size": 4, "shuffle": False}
+
+
+def as_py_dataset(*arrays):
+    return {"x": Batches(*arrays), "shuffle": False}
+
+
+@pytest.mark.parametrize("num_classes", [None, 2])
+@pytest.mark.parametrize("given", [as_dataset, as_arrays, as_py_dataset])
+def test_fit_takes_data_of_every_kind(given, num_classes):
+    """Two classes around -3 and 3, whose means a conditional prior starts to learn."""
+    labels = np.arange(10) % 2
+    x = np.float32(6 * labels[:, None] - 3 + 0.1 * RNG.normal(size=(10, 2)))
+    model = Flow(
+        layers.Chain([layers.LearnedPrior(num_classes=num_classes)]), (2,), num_classes=num_classes
+    )
+    model.compile(keras.optimizers.Adam(0.3), run_eagerly=True)
+    data = (x, labels) if num_classes else (x,)
+    history = model.fit(**given(*data), validation_data=as_dataset(*data)["x"], verbose=0).history
+    assert set(history) == {"loss", "bits_per_dim", "val_loss", "val_bits_per_dim"}
+    (loss,) = history["val_loss"]
+    assert loss < history["loss"][0]
+    options = {key: value for key, value in given(*data).items() if key != "shuffle"}
+    close(model.evaluate(**options, verbose=0)[0], loss)
+    if num_classes:
+        means = model.decode(np.zeros((2, 2)), labels=[0, 1])
+        assert np.all(means[0] < 0) and np.all(means[1] > 0)
+
+
+def test_labels_that_a_model_does_not_want_are_ignored():
+    model = small_image_flow()
+    model.compile(run_eagerly=True)
+    labels = np.arange(64)
+    loss = model.evaluate(ALL_PIXELS, verbose=0)
+    assert model.evaluate(ALL_PIXELS, labels, verbose=0) == loss
+    model.fit(ALL_PIXELS, labels, verbose=0)
+
+
+# Precision.
+
+
+@pytest.fixture
+def policy(request):
+    floatx, before = keras.config.floatx(), keras.config.dtype_policy()
+    if request.param == "float64":
+        keras.config.set_floatx("float64")
+    keras.config.set_dtype_policy(request.param)
+    yield request.param
+    keras.config.set_floatx(floatx)
+    keras.config.set_dtype_policy(before)
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16", "float64"], indirect=True)
+def test_only_networks_compute_in_half(policy, eager):
+    compute, variable = {
+        "mixed_bfloat16": ("bfloat16", "float32"),
+        "mixed_float16": ("float16", "float32"),
+        "float64": ("float64", "float64"),
+    }[policy]
+    model = small_glow()
+    dense = [layer for layer in model._flatten_layers() if isinstance(layer, keras.layers.Dense)]
+    assert {layer.compute_dtype for layer in dense} == {compute}
+    assert {weight.dtype for weight in model.trainable_weights} == {variable}
+
+    model.compile(keras.optimizers.Adam(1e-2))
+    batches = tf.data.Dataset.from_tensors(VECTORS)
+    losses = model.fit(batches, epochs=4, verbose=0).history["loss"]
+    assert np.isfinite(losses).all() and losses[-1] < losses[0]
+    scaled = isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
+    assert scaled == (policy == "mixed_float16")
+    for result in (
+        *model(VECTORS).values(),
+        model.log_prob(VECTORS),
+        model.encode(VECTORS),
+        model.sample(2),
+        model.decode(VECTORS),
+    ):
+        assert result.dtype == variable and np.isfinite(result).all()
+
+    exact = zoo.Glow.from_config({**model.get_config(), "dtype": "float64"})
+    exact.set_weights(model.get_weights())
+    close(model.log_prob(VECTORS), exact.log_prob(VECTORS), atol=0.05)
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"], indirect=True)
+def test_images_under_a_half_policy(policy):
+    model = zoo.Glow((4, 4, 1), levels=1, depth=1, width=4)
+    model.adapt(IMAGES)
+    convolutions = [
+        layer
+        for layer in model._flatten_layers()
+        if isinstance(layer, networks.ConvNet | layers.ScaledConv2D)
+    ]
+    assert {layer.compute_dtype for layer in convolutions} == {policy.removeprefix("mixed_")}
+    result = model(IMAGES)
+    assert all(value.dtype == tf.float32 for value in result.values())
+    np.testing.assert_array_equal(model.data_of(result["latent"]), IMAGES)
+
+
+# Saving.
+
+
+@pytest.mark.parametrize("how", ["keras", "weights.h5", "checkpoint"])
+def test_saved_models_come_back(how, glow, tmp_path):
+    path = str(tmp_path / f"model.{how}")
+    restored = zoo.Glow.from_config(glow.get_config())
+    assert not restored.adapted
+    if how == "keras":
+        glow.save(path)
+        restored = keras.models.load_model(path)
+    elif how == "weights.h5":
+        glow.save_weights(path)
+        restored.load_weights(path)
+    else:
+        written = tf.train.Checkpoint(model=glow).write(path)
+        tf.train.Checkpoint(model=restored).read(written).assert_existing_objects_matched()
+    assert restored.adapted and same_weights(restored, glow)
+    close(restored(IMAGES, labels=LABELS)["log_prob"], glow.log_prob(IMAGES, labels=LABELS))
+
+
+def test_config_is_complete():
+    config = {
+        "input_shape": [2, 2, 1],
+        "bits": 5,
+        "prior": "logistic",
+        "num_classes": 4,
+        "adapt_examples": 7,
+        "seed": 3,
+        "name": "mine",
+        "dtype": "mixed_bfloat16",
+    }
+    bijection = layers.Chain([layers.Flatten(), layers.LearnedPrior(num_classes=4)])
+    model = Flow(bijection, **config)
+    saved = json.dumps(model.get_config())
+    restored = Flow.from_config(json.loads(saved))
+    assert json.dumps(restored.get_config()) == saved
+    for name in ("bits", "prior", "num_classes", "adapt_examples", "seed", "name"):
+        assert getattr(restored, name) == config[name]
+    assert restored.input_shape == (2, 2, 1)
+    assert restored.compute_dtype == "float32"

@@ -1,0 +1,196 @@
+"""Our models, with the weights of the papers' released code, compute what that code computes.
+
+golden/README.md says what the files hold.
+"""
+
+import pathlib
+
+import keras
+import numpy as np
+import pytest
+
+from keras_flows import layers, zoo
+
+
+def load(name):
+    return dict(np.load(pathlib.Path(__file__).parent / "golden" / f"{name}.npz"))
+
+
+def latent_and_log_prob(model, golden, training=False):
+    z, log_det = model.bijection.forward_and_log_det(dequantized(golden), training=training)
+    return z.numpy(), (model.distribution.distribution.log_prob(z) + log_det).numpy()
+
+
+def dequantized(golden):
+    return golden["x"] + golden["u"]
+
+
+def check_log_prob(actual, desired):
+    np.testing.assert_allclose(actual, desired, rtol=1e-5)
+
+
+def check_latent(actual, desired):
+    np.testing.assert_allclose(actual, np.reshape(desired, np.shape(actual)), atol=1e-4)
+
+
+# Glow.
+
+
+@pytest.fixture(scope="module")
+def glow_golden():
+    return load("glow_affine")
+
+
+def make_glow(golden, kind):
+    """Our Glow with the weights `kind`, "init" or "w"."""
+
+    def get(name):
+        return golden[f"{kind}|model/{name}:0"]
+
+    def set_affine(layer, bias, log_scale, arrange=np.asarray):
+        layer.bias.assign(arrange(bias).ravel())
+        layer.log_scale.assign(arrange(log_scale).ravel())
+
+    def set_convolution(layer, kernel):
+        layer.kernel.assign(kernel[:, :, : layer.kernel.shape[2]])
+        if layer.kernel_size > 1:
+            layer.edge_kernel.assign(kernel[:, :, -1:])
+
+    def set_step(act_norm, conv1x1, coupling, name):
+        set_affine(act_norm, get(f"{name}/actnorm_center/b"), get(f"{name}/actnorm_scale/logs"))
+        conv1x1.assign_matrix(get(f"{name}/invconv/W"))
+        for layer, key in zip(coupling.network._convolutions, ("f1/l_1", "f1/l_2")):
+            key = f"{name}/{key}"
+            set_convolution(layer, get(f"{key}/W"))
+            set_affine(layer, get(f"{key}/actnorm_center/b"), get(f"{key}/actnorm_scale/logs"))
+        set_output(coupling, f"{name}/f1/l_last")
+
+    def set_output(coupling, name, sign=1):
+        layer = coupling._output_layer
+        set_convolution(layer, sign * deinterleave(get(f"{name}/W")))
+        set_affine(layer, sign * get(f"{name}/b"), get(f"{name}/logs"), deinterleave)
+
+    def deinterleave(weight):
+        """Released, shift and scale take turns; here the shifts come first."""
+        return np.concatenate([weight[..., 0::2], weight[..., 1::2]], axis=-1)
+
+    model = zoo.Glow((8, 8, 3), levels=2, depth=2, width=16)
+    multi_scale = model.bijection.layers[1]
+    for i, level in enumerate(multi_scale.levels):
+        _, *steps, prior = level.layers
+        for j in range(2):
+            set_step(*steps[3 * j : 3 * j + 3], f"{i}/{j}")
+        if i == 0:
+            set_output(prior, "pool0/conv", sign=-1)  # mean and log std become shift and scale
+        else:
+            prior.edge_kernel.assign(get("prior/p/W")[:, :, -1:])
+            set_affine(prior, get("prior/p/b"), get("prior/p/logs"))
+    return model
+
+
+@pytest.mark.parametrize(("kind", "log_prob"), [("init", "log_prob_init"), ("w", "log_prob")])
+def test_glow_log_prob(glow_golden, kind, log_prob):
+    _, actual = latent_and_log_prob(make_glow(glow_golden, kind), glow_golden)
+    check_log_prob(actual, glow_golden[log_prob])
+
+
+def test_glow_latent(glow_golden):
+    z, _ = latent_and_log_prob(make_glow(glow_golden, "w"), glow_golden)
+    check_latent(z[:, :96], glow_golden["eps0"])
+    check_latent(z[:, 96:], glow_golden["eps1"])
+
+
+def test_glow_adapts_as_released(glow_golden):
+    model = make_glow(glow_golden, "init")
+    expected = model.get_weights()
+    for layer in model._flatten_layers():
+        if getattr(layer, "data_dependent", False):
+            layer.bias.assign(keras.ops.zeros_like(layer.bias))
+            layer.log_scale.assign(keras.ops.zeros_like(layer.log_scale))
+    model.bijection.adapt(dequantized(glow_golden))
+    for actual, weight in zip(model.get_weights(), expected):
+        np.testing.assert_allclose(actual, weight, atol=1e-5)
+
+
+# RealNVP.
+
+
+@pytest.fixture(scope="module")
+def real_nvp_golden():
+    return load("realnvp")
+
+
+def make_real_nvp(golden):
+    """Our RealNVP with the released weights, and {name: batch normalisation}."""
+    norms = {}
+
+    def get(name):
+        return golden[f"w|{name}"]
+
+    def set_norm(layer, name):
+        norms[name] = layer
+        layer.moving_mean.assign(get(f"{name}/mean"))
+        layer.moving_variance.assign(get(f"{name}/var"))
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.beta.assign(get(f"{name}/beta"))
+
+    def set_convolution(layer, name):
+        layer.direction.assign(get(f"{name}/weights"))
+        if layer.magnitude:
+            layer.magnitude_weight.assign(get(f"{name}/magnitude"))
+        if layer.use_bias:
+            layer.bias.assign(get(f"{name}/biases"))
+
+    def set_coupling(coupling, norm, name):
+        network = coupling.network
+        ((norm1, convolution1, norm2, convolution2),) = network._blocks
+        set_norm(network._input_norm, f"{name}/bn_in")
+        set_convolution(network._input_convolution, f"{name}/resnet/h_in")
+        set_convolution(network._skips[0], f"{name}/resnet/skip_in")
+        set_norm(norm1, f"{name}/resnet/block_0/bn_in")
+        set_convolution(convolution1, f"{name}/resnet/block_0/h_0")
+        set_norm(norm2, f"{name}/resnet/block_0/bn_0")
+        set_convolution(convolution2, f"{name}/resnet/block_0/out")
+        set_convolution(network._skips[1], f"{name}/resnet/skip_0")
+        set_norm(network._output_norm, f"{name}/resnet/bn_pre_out")
+        set_convolution(coupling._output_layer, f"{name}/resnet/out")
+        set_norm(norm, f"{name}/bn_out")
+        kind = "rescaling_scale" if coupling.partition == "checkerboard" else "scale"
+        coupling.bound.assign(get(f"{name}/{kind}"))
+
+    model = zoo.RealNVP((8, 8, 3), levels=2, width=8, num_blocks=1)
+    for i, numbers in enumerate([(0, 1, 2, 4, 5, 6), (0, 1, 2, 3)]):
+        chain = model.bijection.layers[2].levels[i].layers
+        couplings = [layer for layer in chain if isinstance(layer, layers.AffineCoupling)]
+        batch_norms = [layer for layer in chain if isinstance(layer, layers.BatchNorm)]
+        for number, coupling, norm in zip(numbers, couplings, batch_norms, strict=True):
+            set_coupling(coupling, norm, f"scale_{i}/coupling_{number}")
+    return model, norms
+
+
+def image_of(z):
+    """The latent in the image's shape, as released: the ordered squeeze undone."""
+    factored_out, top = (half.reshape(-1, 4, 4, 6) for half in np.split(z, 2, axis=-1))
+    squeeze = layers.Squeeze(order="cell")
+    squeeze.build((None, 8, 8, 3))
+    return squeeze.inverse(np.concatenate([top, factored_out], axis=-1))
+
+
+@pytest.mark.parametrize(("training", "kind"), [(False, "eval"), (True, "train")])
+def test_real_nvp(real_nvp_golden, training, kind):
+    model, _ = make_real_nvp(real_nvp_golden)
+    z, log_prob = latent_and_log_prob(model, real_nvp_golden, training)
+    check_log_prob(log_prob, real_nvp_golden[f"log_prob_{kind}"])
+    check_latent(image_of(z), real_nvp_golden[f"z_{kind}"])
+
+
+def test_real_nvp_moves_its_averages(real_nvp_golden):
+    model, norms = make_real_nvp(real_nvp_golden)
+    latent_and_log_prob(model, real_nvp_golden, training=True)
+    after = {k: v for k, v in real_nvp_golden.items() if k.startswith("after_train|")}
+    assert len(norms) == 50
+    for name, norm in norms.items():
+        mean, variance = (after.pop(f"after_train|{name}/{kind}") for kind in ("mean", "var"))
+        np.testing.assert_allclose(norm.moving_mean, mean, atol=1e-5)
+        np.testing.assert_allclose(norm.moving_variance, variance, atol=1e-5)
+    assert not after

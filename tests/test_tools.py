@@ -1,0 +1,110 @@
+"""The command-line tools, from training to export, on the embedded digits."""
+
+import csv
+import json
+import pathlib
+import runpy
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+TOOLS = pathlib.Path(__file__).parent.parent / "tools"
+GLOW = '{"levels": 1, "depth": 1, "width": 4, "num_classes": 10}'
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    return tmp_path_factory.mktemp("tfds")
+
+
+@pytest.fixture
+def tool(monkeypatch):
+    def run(name, *arguments):
+        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+        monkeypatch.syspath_prepend(TOOLS)
+        runpy.run_path(str(TOOLS / f"{name}.py"), run_name="__main__")
+
+    return run
+
+
+def train(tool, run, data_dir, *more, epochs=2):
+    data = ("--dataset", "digits", "--data_dir", data_dir, "--train_split", "train[:200]")
+    validation = ("--validation_split", "train[200:300]")
+    tool(
+        *("train", "--run", run, "--arguments", GLOW, "--epochs", epochs),
+        *(*data, *validation, *more),
+    )
+
+
+def losses(run):
+    with open(run / "log.csv") as log:
+        return [float(row["loss"]) for row in csv.DictReader(log)]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, data_dir):
+    with pytest.MonkeyPatch.context() as patch:
+        run = tmp_path_factory.mktemp("runs") / "digits"
+        train(tool.__wrapped__(patch), run, data_dir)
+        return run
+
+
+def test_train_leaves_a_model_and_a_log(trained):
+    assert len(losses(trained)) == 2
+    assert losses(trained)[1] < losses(trained)[0]
+    assert keras.models.load_model(trained / "model.keras").num_classes == 10
+    assert json.loads((trained / "settings.json").read_text())["dataset"] == "digits"
+
+
+def test_train_refuses_a_folder_with_other_settings(tool, trained, data_dir, capsys):
+    before = {path: path.stat().st_mtime_ns for path in trained.iterdir()}
+    with pytest.raises(SystemExit):
+        train(tool, trained, data_dir, "--seed", 7)
+    assert "other settings" in capsys.readouterr().err
+    assert before == {path: path.stat().st_mtime_ns for path in trained.iterdir()}
+
+
+def test_stopped_training_ends_as_if_it_had_not_been(
+    tool, trained, tmp_path, data_dir, monkeypatch
+):
+    class Stop(keras.callbacks.TerminateOnNaN):
+        def on_train_batch_begin(self, batch, logs=None):
+            if self.model.optimizer.iterations.numpy() == 5:  # in the second of two epochs
+                raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(keras.callbacks, "TerminateOnNaN", Stop)
+        with pytest.raises(KeyboardInterrupt):
+            train(tool, tmp_path / "run", data_dir)
+    train(tool, tmp_path / "run", data_dir)
+    np.testing.assert_allclose(losses(tmp_path / "run"), losses(trained), rtol=1e-6)
+
+
+def test_evaluate_prints_bits_and_nats(tool, trained, data_dir, capsys):
+    tool(
+        *("evaluate", trained / "model.keras", "--dataset", "digits"),
+        *("--data_dir", data_dir, "--split", "test"),
+    )
+    bits, nats = capsys.readouterr().out.splitlines()[-1].removeprefix("digits test: ").split(", ")
+    bits, nats = float(bits.removesuffix(" bits/dim")), float(nats.removesuffix(" nats"))
+    assert bits == pytest.approx(nats / (64 * np.log(2)), abs=1e-3)
+
+
+def test_sample_writes_a_grid(tool, trained, tmp_path):
+    output = tmp_path / "samples.png"
+    tool("sample", trained / "model.keras", "--output", output, "--n", 5, "--zoom", 3)
+    picture = tf.io.decode_png(output.read_bytes()).numpy()
+    assert picture.shape == (2 * (3 * 8 + 2), 3 * (3 * 8 + 2), 1)
+    assert picture.max() > 64  # more than the lines between the cells
+    tool("sample", trained / "model.keras", "--output", output, "--n", 1, "--label", 3)
+
+
+def test_export_lists_the_signatures(tool, trained, tmp_path, capsys):
+    tool("export", trained / "model.keras", "--output", tmp_path / "served" / "1")
+    printed = capsys.readouterr().out
+    assert "log_prob: " in printed and "x uint8(None, 8, 8, 1)" in printed
+    with pytest.raises(FileExistsError):
+        tool("export", trained / "model.keras", "--output", tmp_path / "served" / "1")

@@ -1,0 +1,194 @@
+"""The papers' models on inputs of many shapes: invertible, with exact log-determinants."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_flows import layers, zoo
+
+MLP, CONV = {"depth": 2, "width": 4}, {"depth": 1, "width": 4}
+NICE = {**MLP, "num_hidden": 1}
+REAL_NVP = {**CONV, "num_blocks": 1}
+
+# name -> (model, input_shape, options)
+CASES = {
+    "nice_2": (zoo.NICE, (2,), NICE),
+    "nice_5_gaussian": (zoo.NICE, (5,), {**NICE, "prior": "gaussian"}),
+    "nice_image": (zoo.NICE, (3, 1, 2), {**NICE, "bits": 3}),
+    "real_nvp_2": (zoo.RealNVP, (2,), MLP),
+    "real_nvp_5_no_batch_norm": (zoo.RealNVP, (5,), {**MLP, "batch_norm": False}),
+    "real_nvp_odd": (zoo.RealNVP, (3, 1, 1), {**REAL_NVP, "levels": 1}),
+    "real_nvp_wide": (zoo.RealNVP, (2, 4, 2), {**REAL_NVP, "levels": 2, "bits": 5}),
+    "real_nvp_3_levels": (zoo.RealNVP, (4, 4, 1), {**REAL_NVP, "levels": 3, "batch_norm": False}),
+    "glow_2": (zoo.Glow, (2,), MLP),
+    "glow_5_additive": (zoo.Glow, (5,), {**MLP, "coupling": "additive"}),
+    "glow_5_classes": (zoo.Glow, (5,), {**MLP, "num_classes": 3}),
+    "glow_gray": (zoo.Glow, (4, 8, 1), {**CONV, "levels": 2}),
+    "glow_2_channels": (zoo.Glow, (6, 2, 2), {**CONV, "levels": 1, "bits": 1}),
+    "glow_3_channels_classes": (zoo.Glow, (4, 4, 3), {**CONV, "levels": 2, "num_classes": 3}),
+    "glow_5_channels_additive": (
+        zoo.Glow,
+        (2, 2, 5),
+        {**CONV, "levels": 1, "coupling": "additive"},
+    ),
+}
+
+
+def data(model, batch=3):
+    """A dequantised batch, and labels if the model wants some."""
+    rng = np.random.default_rng(0)
+    shape = (batch, *model.input_shape)
+    x = rng.uniform(0, unit(model), shape) if model.is_image else rng.normal(size=shape)
+    labels = None if model.num_classes is None else np.arange(batch) % model.num_classes
+    return tf.constant(x, model.compute_dtype), labels
+
+
+def unit(model):
+    return 2**model.bits if model.is_image else 1
+
+
+@pytest.fixture(scope="module", params=CASES)
+def model(request):
+    """Adapted, then with noise on every weight, running statistics included."""
+    keras.utils.set_random_seed(0)
+    make, shape, options = CASES[request.param]
+    model = make(shape, adapt_examples=9, seed=1, name="mine", **options)
+    model.bijection.adapt(*data(model, batch=20))
+    rng = np.random.default_rng(0)
+    for weight in model.weights:
+        noise = rng.normal(scale=0.1, size=weight.shape)
+        if weight.name == "moving_variance":
+            weight.assign(weight * np.exp(noise))
+        elif weight.trainable or weight.name == "moving_mean":
+            weight.assign_add(noise)
+    return model
+
+
+@pytest.fixture(scope="module")
+def exact(model):
+    """The same in float64, restored from its config."""
+    config = json.loads(json.dumps({**model.get_config(), "dtype": "float64"}))
+    exact = type(model).from_config(config)
+    exact.set_weights(model.get_weights())
+    return exact
+
+
+def test_round_trip(model):
+    x, labels = data(model)
+    z, log_det = model.bijection.forward_and_log_det(x, labels)
+    assert z.shape == (3, model.size) and log_det.shape == (3,)
+    back, inverse_log_det = model.bijection.inverse_and_log_det(z, labels)
+    np.testing.assert_allclose(back, x, atol=1e-4 * unit(model))
+    np.testing.assert_allclose(inverse_log_det, -log_det, rtol=1e-4, atol=1e-3)
+
+
+def test_log_det_is_that_of_the_jacobian(model, exact):
+    x, labels = data(exact)
+    size = exact.size
+    copies = tf.repeat(x, size, axis=0)
+    with tf.GradientTape() as tape:
+        tape.watch(copies)
+        z, log_det = exact.bijection.forward_and_log_det(
+            copies, None if labels is None else np.repeat(labels, size)
+        )
+        # Copy k of an example has the gradient of z_k, as examples do not depend on each other.
+        diagonal = tf.linalg.trace(tf.reshape(z, (-1, size, size)))
+    jacobian = tf.reshape(tape.gradient(diagonal, copies), (-1, size, size)).numpy()
+    expected = np.repeat(np.linalg.slogdet(jacobian)[1], size)
+    np.testing.assert_allclose(log_det, expected, rtol=1e-9, atol=1e-9)
+    # Perturbed enough to tell the models from elementwise ones, for which much would hold.
+    assert np.all(np.count_nonzero(jacobian, axis=(1, 2)) > size)
+
+    single = model.bijection.forward_and_log_det(*data(model))
+    np.testing.assert_allclose(single[0], z[::size], rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(single[1], log_det[::size], rtol=1e-4, atol=1e-3)
+
+
+def test_config_is_complete(model, exact, request):
+    make, shape, options = CASES[request.node.callspec.params["model"]]
+    given = {**options, "input_shape": shape, "seed": 1, "adapt_examples": 9, "name": "mine"}
+    for restored in (model, exact):
+        assert type(restored) is make
+        for name, value in given.items():
+            assert getattr(restored, name) == value
+    configs = [{**m.get_config(), "dtype": None} for m in (model, exact)]
+    assert configs[0] == configs[1]
+
+
+@pytest.mark.parametrize(
+    ("make", "shape"),
+    [
+        (zoo.NICE, (2,)),
+        (zoo.NICE, (1, 3, 1)),
+        (zoo.RealNVP, (2,)),
+        (zoo.RealNVP, (4, 6, 3)),
+        (zoo.Glow, (5,)),
+        (zoo.Glow, (4, 12, 3)),
+    ],
+)
+def test_input_shape_is_enough(make, shape):
+    model = make(shape)
+    assert model.built and model.input_shape == shape
+    assert model.bijection.latent_shape == (np.prod(shape),)
+
+
+@pytest.mark.parametrize(
+    ("make", "shape", "levels"),
+    [
+        (zoo.Glow, (5,), 1),
+        (zoo.Glow, (6, 4, 1), 1),
+        (zoo.Glow, (12, 20, 1), 2),
+        (zoo.Glow, (16, 16, 1), 3),
+        (zoo.RealNVP, (5,), 1),
+        (zoo.RealNVP, (3, 5, 1), 1),
+        (zoo.RealNVP, (8, 8, 1), 2),
+    ],
+)
+def test_levels_by_default(make, shape, levels):
+    options = {"num_blocks": 1} if make is zoo.RealNVP else {}
+    assert make(shape, depth=1, width=1, **options).levels == levels
+
+
+@pytest.mark.parametrize(
+    ("make", "shape", "levels", "fit"),
+    [
+        (zoo.Glow, (3, 4, 1), None, "none: both must be even"),
+        (zoo.Glow, (4, 3, 1), 1, "none: both must be even"),
+        (zoo.Glow, (12, 8, 1), 3, r"1\.\.2.*levels=3"),
+        (zoo.Glow, (8, 8, 1), 4, r"1\.\.3.*levels=4"),
+        (zoo.RealNVP, (3, 4, 1), 2, r"1\.\.1.*levels=2"),
+        (zoo.RealNVP, (8, 4, 1), 4, r"1\.\.3.*levels=4"),
+        (zoo.Glow, (4,), 2, "1 for vectors.*levels=2"),
+        (zoo.RealNVP, (4,), 2, "1 for vectors.*levels=2"),
+        (zoo.Glow, (4, 4, 1), 0, "levels=0"),
+    ],
+)
+def test_levels_that_do_not_fit(make, shape, levels, fit):
+    with pytest.raises(ValueError, match=fit):
+        make(shape, levels=levels)
+
+
+def test_coupling_and_prior_are_those_asked_for():
+    def kinds(model):
+        return {type(layer) for layer in model._flatten_layers()}
+
+    affine, additive = (zoo.Glow((4,), coupling=name, **MLP) for name in ("affine", "additive"))
+    assert layers.AffineCoupling in kinds(affine) and layers.AffineCoupling not in kinds(additive)
+    assert layers.AdditiveCoupling in kinds(additive)
+    zero = np.zeros((1, 2))
+    for prior, log_prob in (("gaussian", -np.log(2 * np.pi)), ("logistic", -2 * np.log(4))):
+        base = zoo.NICE((2,), prior=prior, **NICE).distribution.distribution
+        np.testing.assert_allclose(base.log_prob(zero), [log_prob], rtol=1e-6)
+
+
+def test_real_nvp_penalises_its_weight_norms():
+    model = zoo.RealNVP((2, 2, 1), levels=2, **REAL_NVP)
+    magnitudes = [weight for weight in model.weights if weight.name == "magnitude"]
+    bounds = sum(weight.name == "bound" for weight in model.weights)
+    expected = 5e-5 * sum(float(keras.ops.sum(keras.ops.square(m))) for m in magnitudes)
+    assert magnitudes and bounds
+    np.testing.assert_allclose(sum(model.losses), expected, rtol=1e-5)
+    assert not zoo.RealNVP((2,), **MLP).losses
