@@ -7,7 +7,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 from keras import ops
 
-from keras_flows import dequantization, distribute, inputs
+from keras_flows import dequantization, distribute, inputs, resume
 from keras_flows import export as saved_model
 from keras_flows.bijection import Bijection
 from keras_flows.serialization import ConstructorConfig
@@ -212,7 +212,9 @@ class Flow(ConstructorConfig, keras.Model):
         self.compile(**keras.saving.deserialize_keras_object(config))
         self.optimizer.build(self.trainable_variables)
 
-    def fit(self, x=None, y=None, *args, **kwargs):
+    def fit(
+        self, x=None, y=None, batch_size=None, epochs=1, verbose="auto", callbacks=None, **kwargs
+    ):
         """As in Keras. Adapts the model first, if that has not been done."""
         inputs.check_dataset(x, self.input_shape, read_again=True)
         if not self.adapted:
@@ -225,9 +227,12 @@ class Flow(ConstructorConfig, keras.Model):
             # Variables made while a step is traced would have it traced twice.
             with self.distribute_strategy.scope():
                 self.optimizer.build(self.trainable_variables)
-        if isinstance(x, tf.data.Dataset):
+        if isinstance(x, tf.data.Dataset) and self.compiled:
             kwargs.setdefault("shuffle", False)  # or Keras warns that it cannot
-        return super().fit(x, y, *args, **kwargs)
+            if not isinstance(callbacks, keras.callbacks.CallbackList):
+                after = resume.ContinueOrder(x, int(self.optimizer.iterations))
+                callbacks = [*keras.tree.flatten(callbacks or []), after]
+        return super().fit(x, y, batch_size, epochs, verbose, callbacks, **kwargs)
 
     def evaluate(self, x=None, *args, **kwargs):
         self._check_adapted("evaluate")

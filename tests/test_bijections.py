@@ -168,11 +168,9 @@ def test_keras_file_round_trip(case, tmp_path):
 def test_transformed_distribution_agrees_with_the_sum(case):
     base = tfd.Sample(tfd.Normal(tf.zeros((), tf.float64), 1), case.z.shape[1:])
     distribution = tfd.TransformedDistribution(base, tfb.Invert(case.layer))
-    kwargs = {"condition": case.condition}
-    log_prob = distribution.log_prob(case.x, bijector_kwargs=kwargs)
+    log_prob = distribution.log_prob(case.x, bijector_kwargs={"condition": case.condition})
     close(log_prob, base.log_prob(case.z) + case.log_det)
     assert distribution.event_shape == case.shape
-    assert distribution.sample(BATCH, bijector_kwargs=kwargs).shape == (BATCH, *case.shape)
 
 
 def test_changed_weight_changes_the_answer(case):
@@ -235,6 +233,7 @@ def test_batch_norm_in_training(name):
     layer.build((None, *shape))
     x = np.random.default_rng(0).normal(1, 2, (BATCH, *shape))
     z, log_det = layer.forward_and_log_det(x, training=True)
+    assert not np.allclose(layer.moving_mean, 0)
     inference, inference_log_det = layer.forward_and_log_det(x)
     close(z, inference)
     close(log_det, inference_log_det)

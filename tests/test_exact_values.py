@@ -259,6 +259,12 @@ def test_scaled_conv_is_a_convolution_with_a_channel_of_the_padding(kernel_size)
     close(layer(x), (expected + layer.bias) * np.exp(3 * layer.log_scale.numpy()))
 
 
+def test_scaled_conv_draws_its_kernels_independently():
+    layer = layers.ScaledConv2D(4, 3, kernel_initializer="random_normal")
+    layer.build((None, 4, 4, 1))
+    assert np.abs(np.corrcoef(np.ravel(layer.kernel), np.ravel(layer.edge_kernel))[0, 1]) < 0.5
+
+
 @pytest.mark.parametrize("magnitude", [False, True])
 def test_weight_norm(magnitude):
     layer = networks.WeightNormConv2D(4, 3, magnitude=magnitude)

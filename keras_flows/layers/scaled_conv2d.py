@@ -39,17 +39,22 @@ class ScaledConv2D(ConstructorConfig, keras.layers.Layer):
         return self.normalize
 
     def build(self, input_shape):
-        size, shape = self.kernel_size, (self.filters,)
+        size, channels, shape = self.kernel_size, input_shape[-1], (self.filters,)
+
+        def draw(dtype):
+            # One draw for both kernels: called twice, an initializer repeats itself.
+            return self.kernel_initializer((size, size, channels + 1, self.filters), dtype)
+
         self.kernel = self.add_weight(
             name="kernel",
-            shape=(size, size, input_shape[-1], self.filters),
-            initializer=self.kernel_initializer,
+            shape=(size, size, channels, self.filters),
+            initializer=lambda shape, dtype: draw(dtype)[:, :, :channels],
         )
         if size > 1:
             self.edge_kernel = self.add_weight(
                 name="edge_kernel",
                 shape=(size, size, 1, self.filters),
-                initializer=self.kernel_initializer,
+                initializer=lambda shape, dtype: draw(dtype)[:, :, channels:],
             )
         self.bias = self.add_weight(name="bias", shape=shape, initializer="zeros")
         self.log_scale = self.add_weight(name="log_scale", shape=shape, initializer="zeros")

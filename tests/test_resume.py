@@ -1,0 +1,85 @@
+"""Training that was stopped and resumed ends as if it had never been stopped."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_flows import data, zoo
+
+EPOCHS = 3
+STEPS = 4
+IMAGES = np.random.default_rng(0).integers(0, 256, (STEPS * 8, 8, 8, 1), "uint8")
+
+
+class Stop(keras.callbacks.Callback):
+    """Raises in the middle of the second epoch."""
+
+    def __init__(self, error):
+        super().__init__()
+        self.error = error
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self.model.optimizer.iterations == STEPS + 2:
+            raise self.error
+
+
+def train(dataset, *callbacks, initial_weights=0, run_eagerly=False):
+    """A new model's weights, and its losses epoch by epoch."""
+    keras.utils.set_random_seed(initial_weights)
+    model = zoo.Glow((8, 8, 1), levels=1, depth=1, width=4, seed=3)
+    rate = keras.optimizers.schedules.CosineDecay(1e-2, EPOCHS * STEPS)
+    model.compile(keras.optimizers.Adam(rate), run_eagerly=run_eagerly)
+    history = model.fit(
+        dataset, validation_data=IMAGES, epochs=EPOCHS, verbose=0, callbacks=[*callbacks]
+    )
+    return model.get_weights(), history.history
+
+
+def assert_resumes(make_dataset, error, backup_dir, **kwargs):
+    def backup():
+        return keras.callbacks.BackupAndRestore(backup_dir)
+
+    whole_weights, whole = train(make_dataset(), **kwargs)
+    with pytest.raises(type(error)):
+        train(make_dataset(), backup(), Stop(error), **kwargs)
+    # All comes from the backup, nothing from the new model's own initial weights.
+    weights, resumed = train(make_dataset(), backup(), initial_weights=1, **kwargs)
+
+    assert {len(values) for values in resumed.values()} == {EPOCHS - 1}
+    for name, values in resumed.items():
+        np.testing.assert_allclose(values, whole[name][1:], rtol=1e-6, err_msg=name)
+    for weight, expected in zip(weights, whole_weights, strict=True):
+        np.testing.assert_allclose(weight, expected, rtol=1e-6, atol=1e-6)
+
+
+def test_resumed_training_draws_the_same_noise(tmp_path):
+    def in_order():
+        return tf.data.Dataset.from_tensor_slices(IMAGES).batch(8)
+
+    assert_resumes(in_order, KeyboardInterrupt(), tmp_path / "backup")
+
+
+def test_resumed_training_reads_in_the_same_order(tmp_path):
+    def shuffled():
+        split = f"train[:{STEPS * 8}]"
+        return data.load("digits", split=split, batch_size=8, data_dir=tmp_path, seed=5)
+
+    assert_resumes(shuffled, RuntimeError("out of power"), tmp_path / "backup", run_eagerly=True)
+
+
+def test_an_iterator_moves_the_order_on_even_if_nothing_reads_it(tmp_path):
+    """Keras' fit makes two for each epoch, and reads one."""
+
+    def load():
+        return data.load("moons", split="train[:100]", batch_size=50, data_dir=tmp_path, seed=5)
+
+    def read(dataset):
+        return np.concatenate(list(dataset.as_numpy_iterator()))
+
+    dataset, same = load(), load()
+    passes = [read(dataset) for _ in range(3)]
+    iter(same)
+    next(iter(same))
+    np.testing.assert_array_equal(read(same), passes[2])
+    assert np.any(passes[1] != passes[2])
