@@ -1,13 +1,17 @@
 """Normalizing flows for Keras 3 on TensorFlow: exact likelihoods, samples and latents."""
 
-import keras
+_USE_TENSORFLOW = (
+    "keras_flows runs on Keras' TensorFlow backend. Set the environment variable "
+    'KERAS_BACKEND=tensorflow, or "backend": "tensorflow" in ~/.keras/keras.json, before Keras is '
+    "imported."
+)
 
+try:
+    import keras
+except ImportError as error:  # Keras was told to use a backend that is not installed
+    raise ImportError(f"{_USE_TENSORFLOW} Keras could not be imported: {error}") from error
 if keras.config.backend() != "tensorflow":
-    raise ImportError(
-        "keras_flows runs on Keras' TensorFlow backend. Set the environment variable "
-        'KERAS_BACKEND=tensorflow, or "backend": "tensorflow" in ~/.keras/keras.json, before Keras '
-        f"is imported. Received: backend {keras.config.backend()!r}"
-    )
+    raise ImportError(f"{_USE_TENSORFLOW} Received: backend {keras.config.backend()!r}")
 
 from keras_flows import data, layers, networks, zoo  # noqa: E402
 from keras_flows.bijection import Bijection  # noqa: E402

@@ -1,8 +1,10 @@
 import functools
 import math
+import numbers
 import random
 
 import keras
+import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 from keras import ops
@@ -104,7 +106,7 @@ class Flow(ConstructorConfig, keras.Model):
 
     def call(self, inputs, labels=None, training=False):
         self._check_batch(inputs)
-        labels = self._labels(labels)
+        labels = self._labels(labels, inputs.shape[0])
         latent, log_prob = self.latent_and_log_prob(self.dequantize(inputs), labels, training)
         return {"latent": latent, "log_prob": log_prob}
 
@@ -121,6 +123,7 @@ class Flow(ConstructorConfig, keras.Model):
         x, labels = self._ready(x, labels)
         noise = None
         if seed is not None:
+            inputs.check_integers(0, seed=seed)
             noise = self._noise(x, dequantization.LOG_PROB, seed)
         return self._traced_forward(self.dequantize(x, noise), labels)[1]
 
@@ -132,8 +135,9 @@ class Flow(ConstructorConfig, keras.Model):
     def decode(self, z, labels=None):
         """Data of latents (batch, D), in its own units: uint8 images or float vectors."""
         self._check_adapted("decode")
-        z = ops.convert_to_tensor(z, self.compute_dtype)
+        z = z if hasattr(z, "dtype") else np.asarray(z)
         inputs.check_latent(z, self.size)
+        z = ops.convert_to_tensor(z, self.compute_dtype)
         return self._traced_decode(z, self._labels(labels, z.shape[0]))
 
     def sample(self, n, temperature=1.0, labels=None, seed=None):
@@ -147,7 +151,7 @@ class Flow(ConstructorConfig, keras.Model):
         """
         self._check_adapted("sample")
         inputs.check_integers(1, n=n)
-        if not (isinstance(temperature, int | float) and 0 <= temperature < math.inf):
+        if not (isinstance(temperature, numbers.Real) and 0 <= temperature < math.inf):
             raise ValueError(
                 f"Argument `temperature` must be a finite number of at least 0. "
                 f"Received: temperature={temperature!r}"
@@ -155,7 +159,7 @@ class Flow(ConstructorConfig, keras.Model):
         if seed is None:
             seed = random.randrange(2**31)
         inputs.check_integers(0, seed=seed)
-        seeds = tf.stack([tf.fill([n], seed), tf.range(n)], axis=1)
+        seeds = tf.stack([tf.fill([n], int(seed)), tf.range(int(n))], axis=1)
         temperatures = tf.fill([n], tf.cast(temperature, self.compute_dtype))
         return self._traced_sample(seeds, temperatures, self._labels(labels, n))
 
@@ -230,7 +234,7 @@ class Flow(ConstructorConfig, keras.Model):
         if isinstance(x, tf.data.Dataset) and self.compiled:
             kwargs.setdefault("shuffle", False)  # or Keras warns that it cannot
             if not isinstance(callbacks, keras.callbacks.CallbackList):
-                after = resume.ContinueOrder(x, int(self.optimizer.iterations))
+                after = resume.ContinueOrder(x, self.optimizer)
                 callbacks = [*keras.tree.flatten(callbacks or []), after]
         return super().fit(x, y, batch_size, epochs, verbose, callbacks, **kwargs)
 
@@ -344,10 +348,10 @@ class Flow(ConstructorConfig, keras.Model):
 
     def _labels(self, labels, count=None):
         labels = inputs.check_labels(labels, self.num_classes)
-        if labels is not None and None not in (count, labels.shape[0]) and len(labels) != count:
+        given = count if labels is None else labels.shape[0]
+        if None not in (count, given) and given != count:
             raise ValueError(
-                f"`labels` must have one label for each of {count} examples. "
-                f"Received: {len(labels)}"
+                f"`labels` must have one label for each of {count} examples. Received: {given}"
             )
         return labels
 
@@ -383,7 +387,7 @@ class Flow(ConstructorConfig, keras.Model):
 
 def check_input_shape(input_shape):
     """(D,) with D >= 1 or (height, width, channels), all known."""
-    shape = tuple(input_shape)
+    shape = tuple(input_shape) if hasattr(input_shape, "__iter__") else ()
     if len(shape) not in (1, 3) or not all(isinstance(n, int) and n >= 1 for n in shape):
         raise ValueError(
             "Argument `input_shape` must be (D,) or (height, width, channels), positive integers "
@@ -400,7 +404,7 @@ def _check_arguments(bijection, input_shape, bits, prior, num_classes, adapt_exa
             "Argument `bits` must be an integer in 1..8, and is for images only. "
             f"Received: bits={bits!r}, input_shape={tuple(input_shape)}"
         )
-    if prior not in PRIORS:
+    if prior not in tuple(PRIORS):
         raise ValueError(
             f"Argument `prior` must be one of {tuple(PRIORS)}. Received: prior={prior!r}"
         )

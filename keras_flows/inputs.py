@@ -72,20 +72,25 @@ def check_labels(labels, num_classes):
 
 
 def check_latent(z, size):
+    """Shape and dtype of a batch of latents, and values if eager."""
     if len(z.shape) != 2 or z.shape[1] != size:
         raise ValueError(
             f"Latents must have shape (batch, {size}). Received: shape {tuple(z.shape)}"
         )
+    dtype = tf.as_dtype(z.dtype)
+    if not (dtype.is_floating or dtype.is_integer):
+        raise TypeError(f"Latents must be floating-point. Received: dtype {dtype.name}")
     if tf.executing_eagerly() and not np.isfinite(np.asarray(z)).all():
         raise ValueError("Latents must be finite. Received: values that are NaN or infinite")
 
 
 def check_integers(minimum, **arguments):
-    """Refuses arguments that are not integers of at least `minimum`, by their names."""
+    """Refuses arguments that are not int32 of at least `minimum`, by their names."""
     for name, value in arguments.items():
-        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < minimum:
+        valid = isinstance(value, int | np.integer) and not isinstance(value, bool)
+        if not (valid and minimum <= value < 2**31):
             raise ValueError(
-                f"Argument `{name}` must be an integer of at least {minimum}. "
+                f"Argument `{name}` must be an integer of at least {minimum} and below 2^31. "
                 f"Received: {name}={value!r}"
             )
 

@@ -15,14 +15,18 @@ class ContinueOrder(keras.callbacks.Callback):
     length, the order starts anew.
     """
 
-    def __init__(self, dataset, iterations):
+    def __init__(self, dataset, optimizer):
         super().__init__()
         self.dataset = dataset
-        self.iterations = iterations
+        self.iterations = _iterations(optimizer)
 
     def on_train_begin(self, logs=None):
-        restored = int(self.model.optimizer.iterations) - self.iterations
+        restored = _iterations(self.model.optimizer) - self.iterations
         steps = int(self.dataset.cardinality())
         epochs = restored // steps if steps > 0 else 0
         for _ in range(ITERATORS_PER_EPOCH * epochs):
             iter(self.dataset)
+
+
+def _iterations(optimizer):
+    return int(keras.ops.convert_to_numpy(optimizer.iterations))  # int() of a mirrored one raises

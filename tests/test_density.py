@@ -100,13 +100,13 @@ def moons(tmp_path_factory):
     """The arrays of both splits, and a flow trained on the first by keras_flows.data.load."""
     folder = tmp_path_factory.mktemp("moons")
     train, test = (
-        data.load("moons", split=split, batch_size=500, data_dir=folder, seed=0)
+        data.load("moons", split=split, batch_size=400, data_dir=folder, seed=0)
         for split in ("train", "test")
     )
     keras.utils.set_random_seed(0)
-    model = zoo.RealNVP((2,), depth=6, batch_norm=False)
-    rate = keras.optimizers.schedules.CosineDecay(5e-3, 600)
-    model.compile(keras.optimizers.Adam(rate), steps_per_execution=20)
+    model = zoo.RealNVP((2,), depth=6, width=64, batch_norm=False)
+    rate = keras.optimizers.schedules.CosineDecay(7e-3, 600)
+    model.compile(keras.optimizers.Adam(rate), steps_per_execution=50)
     model.fit(train.repeat(), steps_per_epoch=600, verbose=0)
     return model, *(np.concatenate(list(split)).astype("float64") for split in (train, test))
 
@@ -134,7 +134,7 @@ def test_learns_moons(moons):
         (0.03, 0.05, 0.07, 0.1),
         key=lambda bandwidth: kernel_log_density(centres, held_out, bandwidth).mean(),
     )
-    # Over ten seeds the flow was seen to be 0.02 to 0.07 nats worse.
+    # For ten seeds the flow was seen to be 0.05 to 0.07 nats worse.
     assert flow > kernel_log_density(train, test, bandwidth).mean() - 0.1
 
 

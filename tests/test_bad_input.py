@@ -1,0 +1,390 @@
+"""Mistakes end in errors that name the argument or the rule, and what was received."""
+
+import re
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from test_flow import small_glow, small_image_flow
+
+from keras_flows import Flow, layers, networks, zoo
+
+IMAGES = np.zeros((4, 2, 2, 1), "uint8")
+FLOATS = IMAGES.astype("float32")
+VECTORS = np.zeros((4, 3), "float32")
+LABELS = np.array([0, 1, 2, 1])
+
+
+@pytest.fixture(scope="module")
+def image_flow():
+    model = small_image_flow()
+    model.compile(run_eagerly=True)
+    return model
+
+
+@pytest.fixture(scope="module")
+def vector_flow():
+    model = Flow(layers.Chain([layers.DiagonalScaling()]), (3,))
+    model.compile(run_eagerly=True)
+    return model
+
+
+@pytest.fixture(scope="module")
+def class_flow():
+    model = Flow(layers.LearnedPrior(num_classes=3), (3,), num_classes=3)
+    model.compile(run_eagerly=True)
+    return model
+
+
+def dataset(*arrays):
+    return tf.data.Dataset.from_tensor_slices(arrays if arrays[1:] else arrays[0]).batch(2)
+
+
+def fails(call, kind, words, received):
+    """`call` raises `kind` with `words` before and `received` after "Received"."""
+    pattern = f"(?s){re.escape(words)}.*Received.*{re.escape(str(received))}"
+    with pytest.raises(kind, match=pattern):
+        call()
+
+
+# Constructors.
+
+
+@pytest.mark.parametrize(
+    ("make", "shape", "options", "words", "received"),
+    [
+        (zoo.Glow, (6, 7, 1), {}, "Each of the levels must halve", "levels=None"),
+        (zoo.Glow, (8, 12, 1), {"levels": 3}, "levels that fit are 1..2", "levels=3"),
+        (zoo.RealNVP, (8, 6, 1), {"levels": 3}, "levels that fit are 1..2", "levels=3"),
+        (zoo.Glow, (3,), {"levels": 2}, "`levels` must be 1 for vectors", "levels=2"),
+        (zoo.Glow, (3,), {"levels": 0}, "`levels` must be an integer of at least 1", "levels=0"),
+        (zoo.NICE, (3,), {"depth": 0}, "`depth` must be an integer of at least 1", "depth=0"),
+        (zoo.RealNVP, (3,), {"depth": -1}, "`depth` must be an integer", "depth=-1"),
+        (zoo.Glow, (3,), {"depth": 1.5}, "`depth` must be an integer", "depth=1.5"),
+        (zoo.NICE, (3,), {"width": 0}, "`width` must be an integer of at least 1", "width=0"),
+        (zoo.RealNVP, (2, 2, 1), {"width": 0}, "`width` must be an integer", "width=0"),
+        (zoo.Glow, (3,), {"width": "8"}, "`width` must be an integer", "width='8'"),
+        (zoo.NICE, (3,), {"num_hidden": 0}, "`num_hidden` must be", "num_hidden=0"),
+        (zoo.RealNVP, (3,), {"num_blocks": 0}, "`num_blocks` must be", "num_blocks=0"),
+        (zoo.Glow, (3,), {"coupling": "add"}, "`coupling` must be one of", "coupling='add'"),
+        (zoo.NICE, (3,), {"prior": "normal"}, "`prior` must be one of", "prior='normal'"),
+        (zoo.NICE, (3,), {"prior": ["gaussian"]}, "`prior` must be one of", "['gaussian']"),
+        (zoo.NICE, (1,), {}, "must be at least 2", "event shape (1,)"),
+        (zoo.RealNVP, (1,), {}, "must be at least 2", "event shape (1,)"),
+        (zoo.Glow, (1,), {}, "must be at least 2", "event shape (1,)"),
+        (zoo.Glow, (8, 8), {}, "`input_shape` must be (D,) or (height, width, channels)", "(8, 8)"),
+        (zoo.Glow, (None, 8, 1), {}, "`input_shape` must be", "(None, 8, 1)"),
+        (zoo.NICE, (0,), {}, "`input_shape` must be", "(0,)"),
+        (zoo.NICE, 784, {}, "`input_shape` must be", "784"),
+        (zoo.Glow, (2, 2, 1), {"bits": 0}, "`bits` must be an integer in 1..8", "bits=0"),
+        (zoo.NICE, (2, 2, 1), {"bits": 9}, "`bits` must be an integer in 1..8", "bits=9"),
+        (zoo.RealNVP, (3,), {"bits": 8}, "is for images only", "bits=8"),
+        (zoo.Glow, (3,), {"num_classes": 0}, "`num_classes` must be", "num_classes=0"),
+        (zoo.Glow, (3,), {"adapt_examples": 0}, "`adapt_examples` must be", "adapt_examples=0"),
+        (zoo.Glow, (3,), {"seed": -1}, "`seed` must be an integer of at least 0", "seed=-1"),
+        (zoo.Glow, (3,), {"seed": 2**31}, "`seed` must be", f"seed={2**31}"),
+    ],
+)
+def test_arguments_of_models(make, shape, options, words, received):
+    fails(lambda: make(shape, **options), ValueError, words, received)
+
+
+def test_unknown_options():
+    with pytest.raises(ValueError, match="(?s)Glow.*'wdth': 3"):
+        zoo.Glow((3,), wdth=3)
+    with pytest.raises(TypeError, match="positional"):
+        zoo.Glow((3,), 2)
+
+
+def test_bijections_that_make_no_flow():
+    dense = keras.layers.Dense(3, name="dense")
+    fails(lambda: Flow(dense, (3,)), TypeError, "`bijection` must be a Bijection", "Dense")
+    fails(
+        lambda: Flow(layers.ActNorm(), (2, 2, 1)),
+        ValueError,
+        "`bijection` must map data of shape (2, 2, 1) to flat latents (batch, 4)",
+        "(None, 2, 2, 1)",
+    )
+
+
+@pytest.mark.parametrize(
+    ("make", "shape", "words", "received"),
+    [
+        (layers.Squeeze, (3, 4, 1), "even height and width", "(None, 3, 4, 1)"),
+        (layers.Squeeze, (4,), "needs images", "(None, 4)"),
+        (lambda: layers.AffineCoupling(None), (1,), "at least 2", "(1,)"),
+        (lambda: layers.AdditiveCoupling(networks.ConvNet(2)), (4, 4, 1), "at least 2", "(4, 4, 1)"),
+        (
+            lambda: layers.AdditiveCoupling(None, partition="checkerboard"),
+            (4,),
+            "is for images",
+            "(4,)",
+        ),
+        (
+            lambda: layers.MultiScale([layers.ActNorm(), layers.ActNorm()]),
+            (4, 4, 3),
+            "must be even",
+            "(None, 4, 4, 3)",
+        ),
+        (
+            lambda: layers.AdditiveCoupling(None, output_layer=keras.layers.Dense(5)),
+            (4,),
+            "`output_layer` must map the network's features to 2 channels",
+            "(None, 5)",
+        ),
+        (lambda: layers.Permute([1, 0]), (3,), "`permutation` must have one index", "2"),
+    ],
+)
+def test_shapes_that_layers_cannot_take(make, shape, words, received):
+    fails(lambda: make().build((None, *shape)), ValueError, words, received)
+
+
+@pytest.mark.parametrize(
+    ("make", "kind", "words", "received"),
+    [
+        (
+            lambda: layers.AffineCoupling(None, partition="third"),
+            ValueError,
+            "`partition` must be one of",
+            "partition='third'",
+        ),
+        (
+            lambda: layers.AffineCoupling(None, scale="relu"),
+            ValueError,
+            "`scale` must be one of",
+            "scale='relu'",
+        ),
+        (lambda: layers.AffineCoupling("mlp"), TypeError, "`network` must be", "network='mlp'"),
+        (lambda: layers.Squeeze(order="row"), ValueError, "`order` must be", "order='row'"),
+        (lambda: layers.Permute([0, 0]), ValueError, "`permutation` must hold", "[0, 0]"),
+        (lambda: layers.Logit(0.5), ValueError, "`alpha` must be in [0, 0.5)", "alpha=0.5"),
+        (lambda: layers.Rescale(0), ValueError, "`scale` must be finite and not zero", "scale=0"),
+        (lambda: layers.BatchNorm(momentum=2), ValueError, "`momentum` must be", "momentum=2"),
+        (lambda: layers.Chain([]), TypeError, "`layers` must be a list", "layers=[]"),
+        (
+            lambda: layers.MultiScale([keras.layers.Dense(2, name="dense")]),
+            TypeError,
+            "`levels` must be a list",
+            "Dense",
+        ),
+        (lambda: networks.MLP(0), ValueError, "`width` must be", "width=0"),
+        (lambda: networks.ConvNet(-1), ValueError, "`width` must be", "width=-1"),
+        (lambda: networks.ResNet(2, 0), ValueError, "`num_blocks` must be", "num_blocks=0"),
+    ],
+)
+def test_arguments_of_layers(make, kind, words, received):
+    fails(make, kind, words, received)
+
+
+# Data.
+
+METHODS = ("log_prob", "encode", "__call__", "predict", "evaluate", "adapt", "fit")
+CHECK_VALUES = [name for name in METHODS if name != "evaluate"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    ("x", "kind", "received"),
+    [
+        (IMAGES[0], ValueError, "(2, 2, 1)"),
+        (np.zeros((4, 2, 2, 3), "uint8"), ValueError, "(4, 2, 2, 3)"),
+        (np.zeros((4, 2, 4, 1), "uint8"), ValueError, "(4, 2, 4, 1)"),
+        (IMAGES > 0, TypeError, "bool"),
+        (IMAGES.astype("complex64"), TypeError, "complex64"),
+    ],
+)
+def test_shapes_and_dtypes_of_data(method, x, kind, received, image_flow):
+    words = {ValueError: "in batches of shape (batch, 2, 2, 1)", TypeError: "must be uint8 images"}
+    fails(lambda: getattr(image_flow, method)(x), kind, words[kind], received)
+
+
+@pytest.mark.parametrize("method", ["predict", "evaluate", "adapt", "fit"])
+def test_specs_of_datasets(method, image_flow):
+    call = getattr(image_flow, method)
+    for x, received in ((IMAGES[..., 0], "(None, 2, 2)"), (IMAGES[:, :1], "(None, 1, 2, 1)")):
+        fails(lambda x=x: call(dataset(x)), ValueError, "(batch, 2, 2, 1)", received)
+    unbatched = tf.data.Dataset.from_tensor_slices(IMAGES)
+    fails(lambda: call(unbatched), ValueError, "in batches of shape", "(2, 2, 1)")
+    fails(lambda: call(dataset(IMAGES > 0)), TypeError, "must be uint8 images", "bool")
+
+
+@pytest.mark.parametrize("method", CHECK_VALUES)
+@pytest.mark.parametrize(
+    ("x", "received"),
+    [
+        (FLOATS + 0.25, r"[0.25, 0.25]. Images scaled to [0, 1] have lost"),
+        (FLOATS + 256, "float32 values in [256.0, 256.0]"),
+        (IMAGES.astype("int32") - 1, "int32 values in [-1, -1]"),
+        (FLOATS + 7.5, "float32 values in [7.5, 7.5]"),
+        (FLOATS + np.nan, "NaN"),
+    ],
+)
+def test_values_of_images(method, x, received, image_flow):
+    words = "Data must be finite" if received == "NaN" else "whole numbers in 0..255"
+    fails(lambda: getattr(image_flow, method)(x), ValueError, words, received)
+
+
+@pytest.mark.parametrize("method", CHECK_VALUES)
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_values_of_vectors(method, value, vector_flow):
+    x = VECTORS.copy()
+    x[0, 2] = value
+    fails(lambda: getattr(vector_flow, method)(x), ValueError, "Data must be finite", "NaN or inf")
+
+
+def test_what_fit_cannot_read_again(vector_flow):
+    for x in (iter(dataset(VECTORS)), (x for x in [VECTORS])):
+        fails(lambda x=x: vector_flow.fit(x), TypeError, "more than once", type(x).__name__)
+    fails(lambda: vector_flow.fit([[0.0]]), TypeError, "tf.data.Dataset, an array", "list")
+    with pytest.raises(ValueError, match="no examples"):
+        vector_flow.fit(dataset(VECTORS).take(0))
+
+
+def test_losses_metrics_and_weights_of_examples(vector_flow):
+    model = Flow(layers.DiagonalScaling(), (3,))
+    for name in ("loss", "metrics"):
+        fails(lambda name=name: model.compile(**{name: "mse"}), ValueError, name, f"{name}='mse'")
+    weighted = dataset(VECTORS, LABELS, np.ones(4))
+    fails(lambda: vector_flow.fit(weighted), ValueError, "no sample weights", "sample_weight")
+
+
+# Latents, labels, samples.
+
+
+@pytest.mark.parametrize(
+    ("z", "kind", "words", "received"),
+    [
+        (np.zeros((2, 3)), ValueError, "Latents must have shape (batch, 4)", "(2, 3)"),
+        (np.zeros(4), ValueError, "(batch, 4)", "(4,)"),
+        (np.zeros((2, 2, 2, 1)), ValueError, "(batch, 4)", "(2, 2, 2, 1)"),
+        (np.full((1, 4), np.nan), ValueError, "Latents must be finite", "NaN"),
+        (np.full((1, 4), np.inf), ValueError, "Latents must be finite", "infinite"),
+        (np.full((1, 4), "a"), TypeError, "Latents must be floating-point", "string"),
+        (np.zeros((1, 4), "complex64"), TypeError, "Latents must be floating", "complex64"),
+    ],
+)
+def test_latents(z, kind, words, received, image_flow):
+    fails(lambda: image_flow.decode(z), kind, words, received)
+
+
+@pytest.mark.parametrize(
+    ("labels", "words", "received"),
+    [
+        (None, "num_classes=3 and needs `labels`", "none"),
+        ([0, 1, 2, 3], "must be in 0..2, as num_classes=3", "3"),
+        ([0, 1, 2, -1], "must be in 0..2", "-1"),
+        ([0.0, 1.0, 2.0, 1.0], "must be integers of shape (batch,)", "float"),
+        ([[0, 1, 2, 1]] * 4, "must be integers of shape (batch,)", "(4, 4)"),
+        ([0, 1], "one label for each of 4 examples", "2"),
+    ],
+)
+def test_labels(labels, words, received, class_flow):
+    calls = [
+        lambda: class_flow.log_prob(VECTORS, labels=labels),
+        lambda: class_flow.encode(VECTORS, labels=labels),
+        lambda: class_flow.decode(VECTORS, labels=labels),
+        lambda: class_flow.sample(4, labels=labels),
+        lambda: class_flow(VECTORS, labels=labels),
+    ]
+    if labels is None or len(labels) == 4:
+        data = dataset(VECTORS) if labels is None else dataset(VECTORS, np.array(labels))
+        received = re.sub(r"\(4, 4\)", "(", received)  # of a batch
+        calls += [
+            lambda: class_flow.fit(data, verbose=0),
+            lambda: class_flow.evaluate(data, verbose=0),
+            lambda: class_flow.predict(data, verbose=0),
+            lambda: class_flow.adapt(data),
+        ]
+    for call in calls:
+        fails(call, ValueError, words, received)
+
+
+def test_labels_are_checked_in_graphs():
+    model = Flow(layers.LearnedPrior(num_classes=3), (3,), num_classes=3)
+    model.compile()
+    with pytest.raises(tf.errors.InvalidArgumentError, match="must be in 0..2, as num_classes=3"):
+        model.fit(dataset(VECTORS, np.array([0, 1, 2, 3])), verbose=0)
+    assert np.isfinite(model.get_weights()[0]).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"n": 0}, "`n` must be an integer of at least 1"),
+        ({"n": -2}, "`n` must be an integer of at least 1"),
+        ({"n": 2.5}, "`n` must be an integer of at least 1"),
+        ({"temperature": -0.1}, "`temperature` must be a finite number of at least 0"),
+        ({"temperature": float("nan")}, "`temperature` must be a finite number of at least 0"),
+        ({"temperature": float("inf")}, "`temperature` must be a finite number of at least 0"),
+        ({"temperature": "hot"}, "`temperature` must be a finite number of at least 0"),
+        ({"seed": -1}, "`seed` must be an integer of at least 0"),
+        ({"seed": 0.5}, "`seed` must be an integer of at least 0"),
+        ({"seed": 2**31}, "`seed` must be an integer of at least 0 and below 2^31"),
+    ],
+)
+def test_arguments_of_sample(options, words, vector_flow):
+    ((name, value),) = options.items()
+    fails(lambda: vector_flow.sample(**{"n": 2, **options}), ValueError, words, f"{name}={value!r}")
+    if name == "seed":
+        fails(lambda: vector_flow.log_prob(VECTORS, **options), ValueError, words, f"seed={value}")
+
+
+# The order of things, and files.
+
+
+@pytest.mark.parametrize("method", ["log_prob", "encode", "decode", "evaluate", "predict"])
+def test_methods_before_adapt(method):
+    with pytest.raises(ValueError, match=f"Glow.*{method}.* adapted"):
+        getattr(small_glow(), method)(VECTORS)
+
+
+def test_sample_and_export_before_adapt(tmp_path):
+    with pytest.raises(ValueError, match=r"Glow\.sample.* adapted"):
+        small_glow().sample(1)
+    with pytest.raises(ValueError, match=r"Glow\.export.* adapted"):
+        small_glow().export(tmp_path / "model")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_failed_fit_changes_nothing():
+    model = small_glow()
+    model.compile(run_eagerly=True)
+    before = model.get_weights()
+    for x in (VECTORS[:, :2], VECTORS + np.nan, VECTORS > 0, iter([VECTORS])):
+        with pytest.raises((ValueError, TypeError)):
+            model.fit(x, verbose=0)
+    assert not model.adapted
+    assert all(np.array_equal(a, b) for a, b in zip(before, model.get_weights()))
+
+
+def contents(folder):
+    return {path: path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
+
+
+def test_export_overwrites_nothing(tmp_path, vector_flow):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder/kept").write_text("kept")
+    (tmp_path / "file").write_text("kept")
+    vector_flow.export(tmp_path / "model")
+    before = contents(tmp_path)
+    for name in ("folder", "file", "model"):
+        path = tmp_path / name
+        fails(lambda path=path: vector_flow.export(path), FileExistsError, "new or empty", path)
+    with pytest.raises(OSError, match="file"):
+        vector_flow.export(tmp_path / "file/model")
+    assert contents(tmp_path) == before
+
+
+def test_a_failed_export_leaves_nothing(tmp_path, vector_flow, monkeypatch):
+    def fail(module, path, **kwargs):
+        with open(f"{path}/half", "w") as file:
+            file.write("half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(tf.saved_model, "save", fail)
+    (tmp_path / "empty").mkdir()
+    for name in ("empty", "model"):
+        with pytest.raises(OSError, match="disk full"):
+            vector_flow.export(tmp_path / name)
+    assert [path.name for path in tmp_path.rglob("*")] == ["empty"]

@@ -1,0 +1,205 @@
+"""Exported models give the numbers of Python in TensorFlow alone and in the C++ loader."""
+
+import pickle
+import subprocess
+import sys
+import textwrap
+from types import SimpleNamespace
+
+import keras
+import numpy as np
+import pytest
+import saved_model_runner as smr
+import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
+from test_flow import perturb
+
+from keras_flows import zoo
+
+saved_model_runner = smr.saved_model_runner  # registers the fixture
+
+SEED, TEMPERATURE = 3, 0.7
+RNG = np.random.default_rng(0)
+IMAGES = RNG.integers(0, 256, (5, 4, 4, 1), dtype="uint8")
+VECTORS = RNG.normal(size=(5, 3)).astype("float32")
+LABELS = np.array([0, 1, 2, 0, 1], "int32")
+
+
+def image_glow():
+    model = zoo.Glow((4, 4, 1), levels=2, depth=1, width=4, num_classes=3, bits=5)
+    model.adapt(IMAGES, LABELS)
+    return model, IMAGES, {"labels": LABELS}
+
+
+def half_precision_vectors():
+    model = zoo.Glow((3,), depth=1, width=4, dtype="mixed_bfloat16")
+    model.adapt(VECTORS)
+    return model, VECTORS, {}
+
+
+def double_precision_vectors():
+    return zoo.NICE((3,), depth=2, width=4, num_hidden=1, dtype="float64"), VECTORS, {}
+
+
+MODELS = (image_glow, half_precision_vectors, double_precision_vectors)
+
+
+@pytest.fixture(scope="module")
+def exports(tmp_path_factory):
+    return {make: export(make, tmp_path_factory.mktemp("exported") / "model/1") for make in MODELS}
+
+
+@pytest.fixture(params=MODELS)
+def exported(request, exports):
+    return exports[request.param]
+
+
+def export(make, path):
+    """A model, where it is exported, a request for each signature, and Python's responses."""
+    keras.utils.set_random_seed(0)
+    model, x, labels = make()
+    perturb(model)
+    model.export(path)
+
+    z = RNG.normal(size=(5, model.size)).astype("float32")
+    seeds = np.array([[SEED, i] for i in range(5)], "int32")
+    temperature = np.full(5, TEMPERATURE, "float32")
+    requests = [
+        ("serving_default", {"x": x, **labels}),
+        ("log_prob", {"x": x, **labels}),
+        ("encode", {"x": x, **labels}),
+        ("decode", {"z": z, **labels}),
+        ("sample", {"seed": seeds, "temperature": temperature, **labels}),
+    ]
+    latent, log_prob = model.encode(x, **labels), model.log_prob(x, **labels)
+    sample = model.sample(5, temperature=TEMPERATURE, seed=SEED, **labels)
+    responses = [
+        {"latent": latent, "log_prob": log_prob},
+        {"log_prob": log_prob},
+        {"latent": latent},
+        {"x": model.decode(z, **labels)},
+        {"x": sample},
+    ]
+    return SimpleNamespace(
+        model=model,
+        path=str(path),
+        requests=requests,
+        responses=[{k: np.asarray(v) for k, v in response.items()} for response in responses],
+    )
+
+
+def assert_same(responses, expected):
+    """float32 to 1e-5 and pixels to one bin."""
+    for response, wanted in zip(responses, expected, strict=True):
+        assert response.keys() == wanted.keys()
+        for name, value in wanted.items():
+            assert response[name].shape == value.shape
+            if value.dtype == "uint8":
+                assert response[name].dtype == "uint8"
+                difference = np.abs(np.int32(response[name]) - np.int32(value))
+                assert difference.max() <= 8 and (difference > 0).mean() < 0.05
+            else:
+                assert response[name].dtype == "float32"
+                np.testing.assert_allclose(response[name], value, rtol=1e-5, atol=1e-5)
+
+
+def rows(request, start, stop):
+    signature, inputs = request
+    return signature, {name: value[start:stop] for name, value in inputs.items()}
+
+
+def test_signatures_are_named_typed_and_batched(exported):
+    model = exported.model
+    data = tf.TensorSpec((None, *model.input_shape), tf.uint8 if model.is_image else tf.float32)
+    latent = tf.TensorSpec((None, model.size), tf.float32)
+    log_prob = temperature = tf.TensorSpec((None,), tf.float32)
+    labels = {} if model.num_classes is None else {"labels": tf.TensorSpec((None,), tf.int32)}
+    expected = {
+        "serving_default": ({"x": data}, {"latent": latent, "log_prob": log_prob}),
+        "log_prob": ({"x": data}, {"log_prob": log_prob}),
+        "encode": ({"x": data}, {"latent": latent}),
+        "decode": ({"z": latent}, {"x": data}),
+        "sample": (
+            {"seed": tf.TensorSpec((None, 2), tf.int32), "temperature": temperature},
+            {"x": data},
+        ),
+    }
+
+    def specs(tensors):
+        return {name: (spec.shape.as_list(), spec.dtype) for name, spec in tensors.items()}
+
+    loaded = tf.saved_model.load(exported.path)
+    assert set(loaded.signatures) == set(expected)
+    for name, (inputs, outputs) in expected.items():
+        signature = loaded.signatures[name]
+        assert specs(signature.structured_input_signature[1]) == specs({**inputs, **labels})
+        assert specs(signature.structured_outputs) == specs(outputs)
+
+
+@pytest.mark.parametrize("exported", [image_glow, double_precision_vectors], indirect=True)
+def test_cpp_gives_the_numbers_of_python(exported, saved_model_runner):
+    whole = exported.requests
+    parts = [rows(request, 1, 3) for request in whole] + [rows(request, 4, 5) for request in whole]
+    responses = smr.run(saved_model_runner, exported.path, whole + parts)
+    assert_same(responses[:5], exported.responses)
+    # Rows do not depend on the batch they come in; pixels are those of exactly one bin.
+    for response, start, stop in ((responses[5:10], 1, 3), (responses[10:], 4, 5)):
+        wanted = [{k: v[start:stop] for k, v in whole.items()} for whole in exported.responses]
+        assert_same(response, wanted)
+
+
+def test_tensorflow_alone_gives_the_numbers_of_python(exports, tmp_path):
+    """In a fresh process that cannot import what a server does not have."""
+    program = """
+        import pickle
+        import sys
+
+        missing = ("keras", "keras_flows", "tensorflow_probability", "tf_keras")
+        sys.modules.update(dict.fromkeys(missing))  # each import of these raises
+        import tensorflow as tf
+
+        def respond(path, requests):
+            signatures = tf.saved_model.load(path).signatures
+            for name, inputs in requests:
+                inputs = {key: tf.constant(value) for key, value in inputs.items()}
+                yield {key: value.numpy() for key, value in signatures[name](**inputs).items()}
+
+        responses = [list(respond(*item)) for item in pickle.load(sys.stdin.buffer)]
+        pickle.dump(responses, open(sys.argv[1], "wb"))
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program), "responses"],
+        input=pickle.dumps([(item.path, item.requests) for item in exports.values()]),
+        check=False,
+        capture_output=True,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    responses = pickle.loads((tmp_path / "responses").read_bytes())
+    for response, item in zip(responses, exports.values(), strict=True):
+        assert_same(response, item.responses)
+
+
+def test_graph_has_neither_python_nor_xla(exported):
+    saved_model = saved_model_pb2.SavedModel()
+    with open(f"{exported.path}/saved_model.pb", "rb") as file:
+        saved_model.ParseFromString(file.read())
+    (meta_graph,) = saved_model.meta_graphs
+    functions = meta_graph.graph_def.library.function
+    nodes = [*meta_graph.graph_def.node, *(node for f in functions for node in f.node_def)]
+    assert len(nodes) > 100
+    ops = {node.op for node in nodes}
+    assert "MatMul" in ops
+    assert not [op for op in ops if "PyFunc" in op or "Xla" in op]
+    for item in [*nodes, *functions]:
+        assert not [name for name in item.attr if "xla" in name.lower() and item.attr[name].b]
+
+
+def test_variables_are_stored_once(exported):
+    stored = [
+        shape
+        for name, shape in tf.train.list_variables(f"{exported.path}/variables/variables")
+        if name != "_CHECKPOINTABLE_OBJECT_GRAPH"
+    ]
+    expected = [list(weight.shape) for weight in exported.model.weights]
+    assert sorted(stored) == sorted(expected)
