@@ -78,6 +78,16 @@ class Bijection(ConstructorConfig, keras.layers.Layer, _Bijector):
     def build(self, input_shape):
         """Creates the weights for inputs of shape (batch, *event)."""
 
+    def build_or_check(self, input_shape):
+        """Builds what is not built yet; ValueError if it was built for another shape."""
+        if not self.built:
+            self.build(input_shape)
+        elif self.event_shape != tuple(input_shape[1:]):
+            raise ValueError(
+                f"{type(self).__name__} {self.name!r} was built for data of shape "
+                f"{self.event_shape} and cannot be used for another. Received: {input_shape[1:]}"
+            )
+
     def call(self, inputs, condition=None, training=False):
         return self.forward_and_log_det(inputs, condition, training)[0]
 

@@ -90,8 +90,7 @@ class Flow(ConstructorConfig, keras.Model):
             raise ValueError(
                 f"The model was made for input_shape={self.input_shape}. Received: {input_shape}"
             )
-        if not self.bijection.built:
-            self.bijection.build(input_shape)
+        self.bijection.build_or_check(input_shape)
         latent_shape = self.bijection.compute_output_shape(input_shape)
         if tuple(latent_shape[1:]) != (self.size,):
             raise ValueError(

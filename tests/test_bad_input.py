@@ -114,7 +114,12 @@ def test_bijections_that_make_no_flow():
         (layers.Squeeze, (3, 4, 1), "even height and width", "(None, 3, 4, 1)"),
         (layers.Squeeze, (4,), "needs images", "(None, 4)"),
         (lambda: layers.AffineCoupling(None), (1,), "at least 2", "(1,)"),
-        (lambda: layers.AdditiveCoupling(networks.ConvNet(2)), (4, 4, 1), "at least 2", "(4, 4, 1)"),
+        (
+            lambda: layers.AdditiveCoupling(networks.ConvNet(2)),
+            (4, 4, 1),
+            "at least 2",
+            "(4, 4, 1)",
+        ),
         (
             lambda: layers.AdditiveCoupling(None, partition="checkerboard"),
             (4,),

@@ -28,7 +28,7 @@ def main():
     parser.add_argument("--validation_split", default="train[95%:]")
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--batch_size", type=int, default=64)
-    parser.add_argument("--learning_rate", type=float, default=1e-3)
+    parser.add_argument("--learning_rate", type=float, default=1e-3, help="at its peak")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
 
@@ -60,7 +60,12 @@ def main():
     model = getattr(keras_flows.zoo, options.model)(
         tuple(spec.shape[1:]), seed=options.seed, **options.arguments
     )
-    model.compile(keras.optimizers.Adam(options.learning_rate))
+    # Up in the first tenth of the training, then down to 0.
+    steps = options.epochs * int(train.cardinality())
+    rate = keras.optimizers.schedules.CosineDecay(
+        0.0, steps, warmup_target=options.learning_rate, warmup_steps=max(1, steps // 10)
+    )
+    model.compile(keras.optimizers.Adam(rate))
     model.summary()
     model.fit(
         train,

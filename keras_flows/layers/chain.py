@@ -19,8 +19,7 @@ class Chain(Bijection):
 
     def build(self, input_shape):
         for layer in self.layers:
-            if not layer.built:
-                layer.build(input_shape)
+            layer.build_or_check(input_shape)
             input_shape = layer.compute_output_shape(input_shape)
 
     def compute_output_shape(self, input_shape):

@@ -36,7 +36,8 @@ class Coupling(Bijection):
         if self.network is not None:
             if not self.network.built:
                 self.network.build(shape)
-            shape = self.network.compute_output_shape(shape)
+            # Unlike `compute_output_shape`, it is there for any layer that can be called.
+            shape = self.network.compute_output_spec(keras.KerasTensor(shape)).shape
         units = self.parameters_per_channel * self._split.sizes[1]
         if self.output_layer is None:
             self._default_output_layer = self._make_output_layer(units, is_image=len(shape) == 4)

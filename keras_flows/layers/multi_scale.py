@@ -37,8 +37,7 @@ class MultiScale(Bijection):
     def build(self, input_shape):
         self._shapes = []  # of each level's output, without the batch
         for level in self.levels:
-            if not level.built:
-                level.build(input_shape)
+            level.build_or_check(input_shape)
             *_, channels = shape = tuple(level.compute_output_shape(input_shape))
             self._shapes.append(shape[1:])
             if channels % 2 and level is not self.levels[-1]:
