@@ -65,7 +65,16 @@ class Flow(ConstructorConfig, keras.Model):
         dtype=None,
         **kwargs,
     ):
-        _check_arguments(bijection, input_shape, bits, prior, num_classes, adapt_examples, seed)
+        if not isinstance(bijection, Bijection):
+            raise TypeError(f"Argument `bijection` must be a Bijection. Received: {bijection!r}")
+        inputs.check_input_shape(input_shape)
+        inputs.check_bits(bits, input_shape)
+        inputs.check_one_of(PRIORS, prior=prior)
+        inputs.check_integers(1, adapt_examples=adapt_examples)
+        if num_classes is not None:
+            inputs.check_integers(1, num_classes=num_classes)
+        if seed is not None:
+            inputs.check_integers(0, seed=seed)
         # Networks inside may compute in half; the flow, its latents and likelihoods never do.
         self._policy = keras.dtype_policies.get(dtype)
         super().__init__(dtype=self._policy.variable_dtype, **kwargs)
@@ -382,33 +391,3 @@ class Flow(ConstructorConfig, keras.Model):
         x = tf.convert_to_tensor(x)
         self._check_batch(x)
         return x, self._labels(labels, x.shape[0])
-
-
-def check_input_shape(input_shape):
-    """(D,) with D >= 1 or (height, width, channels), all known."""
-    shape = tuple(input_shape) if hasattr(input_shape, "__iter__") else ()
-    if len(shape) not in (1, 3) or not all(isinstance(n, int) and n >= 1 for n in shape):
-        raise ValueError(
-            "Argument `input_shape` must be (D,) or (height, width, channels), positive integers "
-            f"without the batch. Received: input_shape={input_shape!r}"
-        )
-
-
-def _check_arguments(bijection, input_shape, bits, prior, num_classes, adapt_examples, seed):
-    if not isinstance(bijection, Bijection):
-        raise TypeError(f"Argument `bijection` must be a Bijection. Received: {bijection!r}")
-    check_input_shape(input_shape)
-    if bits is not None and (len(input_shape) != 3 or bits not in range(1, 9)):
-        raise ValueError(
-            "Argument `bits` must be an integer in 1..8, and is for images only. "
-            f"Received: bits={bits!r}, input_shape={tuple(input_shape)}"
-        )
-    if prior not in tuple(PRIORS):
-        raise ValueError(
-            f"Argument `prior` must be one of {tuple(PRIORS)}. Received: prior={prior!r}"
-        )
-    if num_classes is not None:
-        inputs.check_integers(1, num_classes=num_classes)
-    inputs.check_integers(1, adapt_examples=adapt_examples)
-    if seed is not None:
-        inputs.check_integers(0, seed=seed)

@@ -135,3 +135,30 @@ def first_examples(x, y, count):
     if not seen:
         raise ValueError("The dataset has no examples.")
     return tf.concat(xs, axis=0)[:count], tf.concat(ys, axis=0)[:count] if ys else None
+
+
+def check_input_shape(input_shape):
+    """(D,) with D >= 1 or (height, width, channels), all known."""
+    shape = tuple(input_shape) if hasattr(input_shape, "__iter__") else ()
+    if len(shape) not in (1, 3) or not all(isinstance(n, int) and n >= 1 for n in shape):
+        raise ValueError(
+            "Argument `input_shape` must be (D,) or (height, width, channels), positive integers "
+            f"without the batch. Received: input_shape={input_shape!r}"
+        )
+
+
+def check_bits(bits, input_shape):
+    if bits is not None and (len(input_shape) != 3 or bits not in range(1, 9)):
+        raise ValueError(
+            "Argument `bits` must be an integer in 1..8, and is for images only. "
+            f"Received: bits={bits!r}, input_shape={tuple(input_shape)}"
+        )
+
+
+def check_one_of(allowed, **argument):
+    """Refuses an argument that is none of the strings `allowed`, by its name."""
+    ((name, value),) = argument.items()
+    if not isinstance(value, str) or value not in allowed:
+        raise ValueError(
+            f"Argument `{name}` must be one of {tuple(allowed)}. Received: {name}={value!r}"
+        )

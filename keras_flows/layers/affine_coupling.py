@@ -2,6 +2,7 @@ import keras
 from keras import ops
 
 from keras_flows.bijection import sum_over_event
+from keras_flows.inputs import check_one_of
 from keras_flows.layers.coupling import Coupling
 
 SCALES = ("sigmoid", "tanh", "exp")
@@ -47,8 +48,7 @@ class AffineCoupling(Coupling):
         super().__init__(
             network, partition=partition, swap=swap, output_layer=output_layer, **kwargs
         )
-        if scale not in SCALES:
-            raise ValueError(f"Argument `scale` must be one of {SCALES}. Received: scale={scale!r}")
+        check_one_of(SCALES, scale=scale)
         self.scale = scale
         self.bound_initializer = keras.initializers.get(bound_initializer)
         self.bound_regularizer = keras.regularizers.get(bound_regularizer)

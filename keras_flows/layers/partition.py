@@ -4,6 +4,8 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
+from keras_flows.inputs import check_one_of
+
 PARTITIONS = ("half", "even_odd", "checkerboard")
 
 
@@ -19,10 +21,7 @@ class Partition:
     """
 
     def __init__(self, name, swap, event_shape):
-        if name not in PARTITIONS:
-            raise ValueError(
-                f"Argument `partition` must be one of {PARTITIONS}. Received: partition={name!r}"
-            )
+        check_one_of(PARTITIONS, partition=name)
         *space, channels = event_shape
         self.free = None
         if name == "checkerboard":

@@ -3,6 +3,7 @@ import numpy as np
 from keras import ops
 
 from keras_flows.bijection import Bijection, constant_log_det
+from keras_flows.inputs import check_one_of
 
 ORDERS = ("channel", "cell")
 # The order of the cells (dy, dx) of a 2x2 block in RealNVP's ordered squeeze: the first two keep
@@ -36,8 +37,7 @@ class Squeeze(Bijection):
 
     def __init__(self, *, order="channel", **kwargs):
         super().__init__(**kwargs)
-        if order not in ORDERS:
-            raise ValueError(f"Argument `order` must be one of {ORDERS}. Received: order={order!r}")
+        check_one_of(ORDERS, order=order)
         self.order = order
 
     def build(self, input_shape):

@@ -1,8 +1,8 @@
 import keras
 
 from keras_flows import layers
-from keras_flows.flow import Flow, check_input_shape
-from keras_flows.inputs import check_integers
+from keras_flows.flow import Flow
+from keras_flows.inputs import check_input_shape, check_integers, check_one_of
 from keras_flows.networks import MLP, ConvNet
 from keras_flows.zoo.levels import resolve_levels
 
@@ -49,10 +49,7 @@ class Glow(Flow):
     ):
         check_input_shape(input_shape)
         check_integers(1, depth=depth, width=width)
-        if coupling not in COUPLINGS:
-            raise ValueError(
-                f"Argument `coupling` must be one of {COUPLINGS}. Received: coupling={coupling!r}"
-            )
+        check_one_of(COUPLINGS, coupling=coupling)
         levels = resolve_levels(levels, input_shape, default=3)
 
         def step():

@@ -1,8 +1,8 @@
 import keras
 
 from keras_flows import layers
-from keras_flows.flow import Flow, check_input_shape
-from keras_flows.inputs import check_integers
+from keras_flows.flow import Flow
+from keras_flows.inputs import check_input_shape, check_integers
 from keras_flows.networks import MLP
 
 
