@@ -155,17 +155,16 @@ def test_evaluate_is_the_mean_over_examples(batch_size):
 
 
 def test_evaluate_averages_over_the_noise():
-    model = small_image_flow()
-    model.bijection.layers[2].log_scale.assign_add([3.0] * 4)  # so that the noise counts
+    model = small_image_flow(coupling=False)
+    model.bijection.layers[2].log_scale.assign([math.log(256)] * 4)  # z = x + u - 128
     model.compile()
-    copies = np.tile(IMAGES[:1, :2, :2], (4000, 1, 1, 1))
+    copies = np.full((4000, 2, 2, 1), 127, "uint8")
     loss = model.evaluate(copies, batch_size=1000, verbose=0, return_dict=True)["loss"]
     draws = -model.log_prob(copies, seed=1).numpy()
-    assert draws.std() > 0.01
-    # Two means of 4000 draws: five of their standard errors.
-    assert abs(loss - draws.mean()) < 5 * draws.std() * math.sqrt(2 / 4000)
-    # Jensen: the bin's centre is the likelier for a concave log-density.
-    assert loss > -np.mean(model.log_prob(copies))
+    error = 5 * draws.std() / math.sqrt(4000)  # five standard errors
+    assert abs(loss - draws.mean()) < math.sqrt(2) * error
+    # Four times the variance of u, 1/12, enters half of |z|^2; at the centre there is none.
+    assert abs(loss + np.mean(model.log_prob(copies)) - 4 / 24) < error < 0.05
 
 
 # Noise, as a bijection sees it in eager steps.
@@ -515,10 +514,10 @@ def test_only_networks_compute_in_half(policy, eager):
     assert {layer.compute_dtype for layer in dense} == {compute}
     assert {weight.dtype for weight in model.trainable_weights} == {variable}
 
-    model.compile(keras.optimizers.Adam(1e-2))
+    model.compile(keras.optimizers.SGD(0.1))
     batches = tf.data.Dataset.from_tensors(VECTORS)
     losses = model.fit(batches, epochs=3, verbose=0).history["loss"]
-    assert np.isfinite(losses).all() and losses[-1] < losses[0]
+    assert np.isfinite(losses).all() and losses[-1] < losses[0] - 0.05
     scaled = isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
     assert scaled == (policy == "mixed_float16")
     for result in (
