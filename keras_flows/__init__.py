@@ -13,9 +13,9 @@ except ImportError as error:  # Keras was told to use a backend that is not inst
 if keras.config.backend() != "tensorflow":
     raise ImportError(f"{_USE_TENSORFLOW} Received: backend {keras.config.backend()!r}")
 
-from keras_flows import data, layers, networks, zoo  # noqa: E402
-from keras_flows.bijection import Bijection  # noqa: E402
-from keras_flows.flow import Flow  # noqa: E402
-from keras_flows.version import __version__  # noqa: E402
+from keras_flows import data, layers, networks, zoo
+from keras_flows.bijection import Bijection
+from keras_flows.flow import Flow
+from keras_flows.version import __version__
 
 __all__ = ["Bijection", "Flow", "__version__", "data", "layers", "networks", "zoo"]

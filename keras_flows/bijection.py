@@ -89,6 +89,7 @@ class Bijection(ConstructorConfig, keras.layers.Layer, _Bijector):
             )
 
     def call(self, inputs, condition=None, training=False):
+        inputs = ops.cast(inputs, self.compute_dtype)  # integers, which Keras leaves as they are
         return self.forward_and_log_det(inputs, condition, training)[0]
 
     def __call__(self, *args, **kwargs):

@@ -90,7 +90,7 @@ def load(name, *, split, batch_size, data_dir=None, labels=False, seed=None):
     if num_examples * num_bytes <= _MEMORY_LIMIT:
         data = data.cache()
     if split.startswith("train"):
-        data = data.shuffle(min(num_examples, 1 + _MEMORY_LIMIT // num_bytes), seed=seed)
+        data, epoch = _shuffled(data, min(num_examples, 1 + _MEMORY_LIMIT // num_bytes), seed)
 
     def convert(batch):
         x = batch["image"] if x_key == "image" else tf.cast(batch["features"], tf.float32)
@@ -99,7 +99,31 @@ def load(name, *, split, batch_size, data_dir=None, labels=False, seed=None):
     data = data.batch(batch_size).map(convert, num_parallel_calls=tf.data.AUTOTUNE)
     options = tf.data.Options()
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
-    return data.prefetch(tf.data.AUTOTUNE).with_options(options)
+    data = data.prefetch(tf.data.AUTOTUNE).with_options(options)
+    if split.startswith("train"):
+        data.epoch = epoch  # which `Flow.fit` sets
+    return data
+
+
+def _shuffled(data, buffer_size, seed):
+    """`data` in an order that is a pure function of `seed` and a variable, the epoch; and both.
+
+    A pass reads the variable when it starts, and counts it up for the next.
+    """
+    seed = random.randrange(2**31) if seed is None else seed
+    epoch = tf.Variable(0, dtype=tf.int64, trainable=False)
+
+    def one_pass(_):
+        tf.random.set_seed(
+            1
+        )  # of this graph alone; at a global seed of 0, `shuffle` takes no tensor
+        key = tf.stack([tf.constant(seed, tf.int64), epoch.assign_add(1)])
+        order = tf.random.stateless_uniform((), key, maxval=tf.int64.max, dtype=tf.int64)
+        return data.shuffle(buffer_size, seed=order, reshuffle_each_iteration=False)
+
+    shuffled = tf.data.Dataset.range(1).flat_map(one_pass)
+    known = tf.data.experimental.assert_cardinality(data.cardinality())
+    return shuffled.apply(known), epoch
 
 
 def _require(valid, argument, rule, value):

@@ -228,6 +228,11 @@ class Flow(ConstructorConfig, keras.Model):
         self, x=None, y=None, batch_size=None, epochs=1, verbose="auto", callbacks=None, **kwargs
     ):
         """As in Keras. Adapts the model first, if that has not been done."""
+        for name in ("sample_weight", "class_weight"):
+            if kwargs.get(name) is not None:
+                raise ValueError(f"A Flow takes no `{name}`. Received: {name}={kwargs[name]!r}")
+        if not self.trainable_weights:
+            raise ValueError("All weights of the model are frozen: there is nothing to fit.")
         inputs.check_dataset(x, self.input_shape, read_again=True)
         if not self.adapted:
             self.adapt(x, y)
@@ -241,10 +246,14 @@ class Flow(ConstructorConfig, keras.Model):
                 self.optimizer.build(self.trainable_variables)
         if isinstance(x, tf.data.Dataset) and self.compiled:
             kwargs.setdefault("shuffle", False)  # or Keras warns that it cannot
-            if not isinstance(callbacks, keras.callbacks.CallbackList):
-                after = resume.ContinueOrder(x, self.optimizer)
-                callbacks = [*keras.tree.flatten(callbacks or []), after]
+        if not isinstance(callbacks, keras.callbacks.CallbackList):
+            order = resume.SetEpoch(x, kwargs.get("validation_data"))
+            callbacks = [*keras.tree.flatten(callbacks or []), order]
         return super().fit(x, y, batch_size, epochs, verbose, callbacks, **kwargs)
+
+    def train_on_batch(self, *args, **kwargs):
+        self._check_adapted("train_on_batch")
+        return super().train_on_batch(*args, **kwargs)
 
     def evaluate(self, x=None, *args, **kwargs):
         self._check_adapted("evaluate")

@@ -2,31 +2,17 @@
 
 import keras
 
-# Keras 3.15 makes an iterator when an epoch begins and another, which it drops, when it ends.
-ITERATORS_PER_EPOCH = 2
 
+class SetEpoch(keras.callbacks.Callback):
+    """Tells the shuffled datasets of `data.load` which epoch begins.
 
-class ContinueOrder(keras.callbacks.Callback):
-    """Advances a reshuffling tf.data.Dataset by the epochs that another callback restored.
-
-    A seeded `shuffle` orders each pass over a dataset as a function of the passes before it, and a
-    new process has made none. What `BackupAndRestore` has just restored shows in the optimizer's
-    iterations, so this callback must come after it. With an infinite dataset, or one of unknown
-    length, the order starts anew.
+    Their order is a function of it, so passes made before, or not made, do not matter.
     """
 
-    def __init__(self, dataset, optimizer):
+    def __init__(self, *datasets):
         super().__init__()
-        self.dataset = dataset
-        self.iterations = _iterations(optimizer)
+        self.epochs = [data.epoch for data in datasets if hasattr(data, "epoch")]
 
-    def on_train_begin(self, logs=None):
-        restored = _iterations(self.model.optimizer) - self.iterations
-        steps = int(self.dataset.cardinality())
-        epochs = restored // steps if steps > 0 else 0
-        for _ in range(ITERATORS_PER_EPOCH * epochs):
-            iter(self.dataset)
-
-
-def _iterations(optimizer):
-    return int(keras.ops.convert_to_numpy(optimizer.iterations))  # int() of a mirrored one raises
+    def on_epoch_begin(self, epoch, logs=None):
+        for variable in self.epochs:
+            variable.assign(epoch)

@@ -4,11 +4,12 @@
     tools/train.py --model Glow --arguments '{"levels": 3, "depth": 8}' --dataset cifar10 \
         --epochs 10 --run runs/cifar10
 
-The folder of the run holds model.keras (the best by validation, as trained so far), log.csv, and,
-until training is done, what it needs to resume.
+The folder of the run holds model.keras (the best by validation so far), log.csv, the settings, and
+what it needs to resume.
 """
 
 import argparse
+import csv
 import json
 import pathlib
 
@@ -72,14 +73,26 @@ def main():
         validation_data=validation,
         epochs=options.epochs,
         callbacks=[
-            keras.callbacks.BackupAndRestore(options.run / "backup"),
+            # Kept, so that a finished training started again has nothing left to do.
+            keras.callbacks.BackupAndRestore(options.run / "backup", delete_checkpoint=False),
             keras.callbacks.CSVLogger(options.run / "log.csv", append=True),
             keras.callbacks.ModelCheckpoint(
-                options.run / "model.keras", monitor="val_loss", save_best_only=True
+                options.run / "model.keras",
+                monitor="val_loss",
+                save_best_only=True,
+                initial_value_threshold=best_so_far(options.run / "log.csv"),
             ),
             keras.callbacks.TerminateOnNaN(),
         ],
     )
+
+
+def best_so_far(log):
+    """The lowest val_loss that a stopped training logged, None if there is none."""
+    if not log.exists():
+        return None
+    with open(log) as rows:
+        return min((float(row["val_loss"]) for row in csv.DictReader(rows)), default=None)
 
 
 if __name__ == "__main__":
