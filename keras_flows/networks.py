@@ -3,6 +3,8 @@
 They end in features, not in parameters: the coupling owns the output layer.
 """
 
+import itertools
+
 import keras
 import tensorflow as tf
 from keras import ops
@@ -198,7 +200,7 @@ class ResNet(ConstructorConfig, keras.layers.Layer):
         self._input_norm.build((*input_shape[:-1], channels))
         self._input_convolution.build((*input_shape[:-1], 2 * channels + self.masked))
         shape = (*input_shape[:-1], self.width)
-        for layer in [*sum(self._blocks, []), *self._skips, self._output_norm]:
+        for layer in [*itertools.chain(*self._blocks), *self._skips, self._output_norm]:
             layer.build(shape)
 
     def compute_output_shape(self, input_shape):
