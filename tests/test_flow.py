@@ -387,6 +387,18 @@ def test_a_step_descends_the_shown_loss():
         close(weight, before - 0.1 * gradient)
 
 
+def test_fit_updates_running_statistics_and_evaluate_uses_them():
+    model = zoo.RealNVP((3,), depth=1, width=4)
+    model.compile(keras.optimizers.SGD(0.0), run_eagerly=True)
+    untouched = zoo.RealNVP.from_config(model.get_config())
+    untouched.set_weights(model.get_weights())
+    close(model.evaluate(VECTORS, verbose=0)[0], -np.mean(model(VECTORS)["log_prob"]))
+    assert same_weights(model, untouched)
+    (loss,) = model.fit(VECTORS, verbose=0).history["loss"]
+    assert loss < -np.mean(untouched(VECTORS)["log_prob"])  # by the batch's own statistics
+    assert not same_weights(model, untouched)
+
+
 def test_training_finds_the_maximum_of_the_likelihood():
     model = Flow(layers.Chain([layers.DiagonalScaling()]), (3,))
     model.compile(keras.optimizers.Adam(0.1))

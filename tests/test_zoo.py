@@ -183,6 +183,17 @@ def test_coupling_and_prior_are_those_asked_for():
         np.testing.assert_allclose(base.log_prob(zero), [log_prob], rtol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("make", "options"), [(zoo.NICE, NICE), (zoo.RealNVP, REAL_NVP), (zoo.Glow, CONV)]
+)
+@pytest.mark.parametrize("bits", [None, 3])
+def test_images_are_scaled_to_the_unit_interval(make, options, bits):
+    model = make((2, 2, 1), bits=bits, **options)
+    assert model.bits == (bits or 8)
+    low, high = model.bijection.layers[0](np.float32([0, unit(model)]).reshape(2, 1, 1, 1))
+    np.testing.assert_allclose(high - low, 1, rtol=1e-6)
+
+
 def test_real_nvp_penalises_its_weight_norms():
     model = zoo.RealNVP((2, 2, 1), levels=2, **REAL_NVP)
     magnitudes = [weight for weight in model.weights if weight.name == "magnitude"]

@@ -22,10 +22,10 @@ def main():
         keras_flows.data.load("moons", split=split, batch_size=256, seed=0)
         for split in ("train", "test")
     )
-    model = keras_flows.zoo.RealNVP((2,), depth=8, width=64, seed=0)
-    epochs = 30
+    model = keras_flows.zoo.RealNVP((2,), depth=12, width=64, batch_norm=False, seed=0)
+    epochs = 60
     steps = epochs * int(train.cardinality())
-    model.compile(keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(3e-3, steps)))
+    model.compile(keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(5e-3, steps)))
     model.fit(train, validation_data=test, epochs=epochs, verbose=2)
 
     data = np.concatenate([batch.numpy() for batch in test])
