@@ -9,7 +9,7 @@ from keras_flows import data, zoo
 
 
 def density(model, points):
-    return np.exp(model.log_prob(points)).astype("float64")
+    return np.exp(model(np.float32(points))["log_prob"]).astype("float64")
 
 
 def grid(low, high, cells):

@@ -602,3 +602,25 @@ def test_config_is_complete():
         assert getattr(restored, name) == config[name]
     assert restored.input_shape == (2, 2, 1)
     assert restored.compute_dtype == "float32"
+
+
+def test_evaluate_is_inference():
+    """Batch norm takes its running averages, and keeps them."""
+    model = zoo.RealNVP((2,), depth=2, width=4)
+    model.compile("adam")
+    x = 3 + np.random.default_rng(0).normal(size=(20, 2)).astype("float32")
+    before = model.get_weights()
+    loss = model.evaluate(x, verbose=0, return_dict=True)["loss"]
+    assert loss == pytest.approx(-model.log_prob(x).numpy().mean(), rel=1e-5)
+    for weight, old in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(weight, old)
+
+
+@pytest.mark.parametrize("model", [zoo.NICE, zoo.RealNVP, zoo.Glow])
+def test_zoo_keeps_bits(model):
+    flow = model((2, 2, 1), depth=1, width=4, bits=3)
+    assert flow.bits == flow.get_config()["bits"] == 3
+    scale = next(
+        layer for layer in flow.bijection.layers if type(layer).__name__ == "Rescale"
+    ).scale
+    assert scale == 1 / 8
