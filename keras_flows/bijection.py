@@ -6,6 +6,7 @@ import tensorflow_probability as tfp
 from keras import ops
 
 from keras_flows import adaptation
+from keras_flows.repeatable import Repeatable
 from keras_flows.serialization import ConstructorConfig
 
 tfb = tfp.bijectors
@@ -21,7 +22,7 @@ class _Bijector(tfb.Bijector):
     __call__ = keras.Operation.__call__
 
 
-class Bijection(ConstructorConfig, keras.layers.Layer, _Bijector):
+class Bijection(Repeatable, ConstructorConfig, keras.layers.Layer, _Bijector):
     """An invertible map with a tractable log-determinant: a Keras layer and a TFP bijector at once.
 
     Forward is data -> latent, `layer(x) == layer.forward(x)`; inverse is latent -> data. A subclass

@@ -12,6 +12,7 @@ from keras import ops
 from keras_flows import dequantization, distribute, inputs, resume
 from keras_flows import export as saved_model
 from keras_flows.bijection import Bijection
+from keras_flows.repeatable import flatten_layers
 from keras_flows.serialization import ConstructorConfig
 
 tfb = tfp.bijectors
@@ -214,7 +215,7 @@ class Flow(ConstructorConfig, keras.Model):
                     f"Received: {name}={kwargs[name]!r}"
                 )
         super().compile(optimizer, **kwargs)
-        half = any(layer.compute_dtype == "float16" for layer in self._flatten_layers())
+        half = any(layer.compute_dtype == "float16" for layer in flatten_layers(self))
         if half and kwargs.get("auto_scale_loss", True):
             # Keras looks at the model's own policy only, which is never half.
             self.optimizer = keras.optimizers.LossScaleOptimizer(self.optimizer, name="loss_scale")
@@ -352,7 +353,7 @@ class Flow(ConstructorConfig, keras.Model):
 
     @property
     def _data_dependent(self):
-        return any(getattr(layer, "data_dependent", False) for layer in self._flatten_layers())
+        return any(getattr(layer, "data_dependent", False) for layer in flatten_layers(self))
 
     def _noise(self, x, kind, seed, counter=0):
         """Uniform noise for the batch x, None for vectors."""

@@ -158,6 +158,25 @@ CASES = {
     ),
     "permute": (layers.Permute, VECTOR, None),
     "permute_image": (lambda: layers.Permute([2, 0, 1]), IMAGE, None),
+    "repeat": (lambda: layers.Repeat(layers.Chain(step(MLP(6))), 3), VECTOR, None),
+    "repeat_reversible": (
+        lambda: layers.Repeat(layers.Chain(step(ConvNet(4))), 2, reversible=True),
+        IMAGE,
+        None,
+    ),
+    "repeat_of_repeat": (
+        lambda: layers.Repeat(
+            layers.Chain([layers.Repeat(layers.AdditiveCoupling(MLP(6)), 2), layers.Permute()]), 2
+        ),
+        VECTOR,
+        None,
+    ),
+    "repeat_of_batch_norm": (lambda: layers.Repeat(layers.BatchNorm(), 2), VECTOR, None),
+    "repeat_of_classes": (
+        lambda: layers.Repeat(layers.LearnedPrior(num_classes=3), 2, reversible=True),
+        VECTOR,
+        LABELS,
+    ),
     "rescale": (lambda: layers.Rescale(1 / 4, -0.5), IMAGE, None),
     "rescale_negative": (lambda: layers.Rescale(-3), VECTOR, None),
     "squeeze": (layers.Squeeze, (4, 2, 3), None),

@@ -47,9 +47,9 @@ def perturb(layer, rng):
     """Adds noise to every weight, but keeps variances positive and fixed permutations fixed."""
     for weight in layer.weights:
         noise = rng.normal(scale=0.2, size=weight.shape)
-        if weight.name == "moving_variance":
+        if weight.name.endswith("moving_variance"):
             weight.assign(weight * np.exp(noise))
-        elif weight.name not in ("sign", "permutation"):
+        elif not weight.name.endswith(("sign", "permutation")):
             weight.assign(weight + noise)
 
 

@@ -77,9 +77,11 @@ def make_glow(golden, kind):
     model = zoo.Glow((8, 8, 3), levels=2, depth=2, width=16)
     multi_scale = model.bijection.layers[1]
     for i, level in enumerate(multi_scale.levels):
-        _, *steps, prior = level.layers
-        for j in range(2):
-            set_step(*steps[3 * j : 3 * j + 3], f"{i}/{j}")
+        _, repeat, prior = level.layers
+        steps = repeat.get_steps()
+        for j, step in enumerate(steps):
+            set_step(*step.layers, f"{i}/{j}")
+        repeat.set_steps(steps)
         if i == 0:
             set_output(prior, "pool0/conv", sign=-1)  # mean and log std become shift and scale
         else:
@@ -101,10 +103,15 @@ def test_glow_adapts_as_released(glow_golden):
     check_log_prob(log_prob, glow_golden["log_prob_init"])
 
     expected = model.get_weights()
-    for layer in model._flatten_layers():
-        if getattr(layer, "data_dependent", False):
-            layer.bias.assign(keras.ops.zeros_like(layer.bias))
-            layer.log_scale.assign(keras.ops.zeros_like(layer.log_scale))
+    for level in model.bijection.layers[1].levels:
+        repeat = level.layers[1]
+        steps = repeat.get_steps()
+        for step in steps:
+            act_norm, _, coupling = step.layers
+            for layer in (act_norm, *coupling.network._convolutions):
+                layer.bias.assign(keras.ops.zeros_like(layer.bias))
+                layer.log_scale.assign(keras.ops.zeros_like(layer.log_scale))
+        repeat.set_steps(steps)
     model.bijection.adapt(dequantized(glow_golden))
     for actual, weight in zip(model.get_weights(), expected):
         np.testing.assert_allclose(actual, weight, atol=1e-5)

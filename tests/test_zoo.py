@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 
 from keras_flows import layers, zoo
+from keras_flows.repeatable import flatten_layers
 
 MLP, CONV = {"depth": 2, "width": 4}, {"depth": 1, "width": 4}
 NICE = {**MLP, "num_hidden": 1}
@@ -172,7 +173,7 @@ def test_levels_that_do_not_fit(make, shape, levels, fit):
 
 def test_coupling_and_prior_are_those_asked_for():
     def kinds(model):
-        return {type(layer) for layer in model._flatten_layers()}
+        return {type(layer) for layer in flatten_layers(model)}
 
     affine, additive = (zoo.Glow((4,), coupling=name, **MLP) for name in ("affine", "additive"))
     assert layers.AffineCoupling in kinds(affine) and layers.AffineCoupling not in kinds(additive)

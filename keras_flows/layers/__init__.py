@@ -12,6 +12,7 @@ from keras_flows.layers.learned_prior import LearnedPrior
 from keras_flows.layers.logit import Logit
 from keras_flows.layers.multi_scale import MultiScale
 from keras_flows.layers.permute import Permute
+from keras_flows.layers.repeat import Repeat
 from keras_flows.layers.rescale import Rescale
 from keras_flows.layers.scaled_conv2d import ScaledConv2D
 from keras_flows.layers.squeeze import Squeeze
@@ -29,6 +30,7 @@ __all__ = [
     "Logit",
     "MultiScale",
     "Permute",
+    "Repeat",
     "Rescale",
     "ScaledConv2D",
     "Squeeze",

@@ -1,10 +1,12 @@
 import math
 
 import keras
+import tensorflow as tf
 from keras import ops
 
 from keras_flows import adaptation, distribute
-from keras_flows.bijection import Bijection, constant_log_det
+from keras_flows.bijection import constant_log_det
+from keras_flows.layers.channel_affine import Affine, ChannelAffine
 
 # The factor in exp(3 * log_scale) and the floor under the standard deviation, as released.
 LOG_SCALE_FACTOR = 3.0
@@ -19,7 +21,7 @@ def adapt_bias_and_log_scale(bias, log_scale, x):
 
 
 @keras.saving.register_keras_serializable(package="keras_flows")
-class ActNorm(Bijection):
+class ActNorm(ChannelAffine):
     """An affine map of each channel that `adapt` makes zero-mean and of unit variance.
 
     z = (x + bias) exp(3 log_scale); log_det = cells * sum(3 log_scale), cells = height * width.
@@ -34,6 +36,20 @@ class ActNorm(Bijection):
         shape = (input_shape[-1],)
         self.bias = self.add_weight(name="bias", shape=shape, initializer="zeros")
         self.log_scale = self.add_weight(name="log_scale", shape=shape, initializer="zeros")
+
+    def affine(self, inverse):
+        log_scale = LOG_SCALE_FACTOR * self.log_scale
+        if inverse:
+            scale, bias, log_scale = ops.exp(-log_scale), -self.bias, -log_scale
+        else:
+            scale = ops.exp(log_scale)
+            bias = self.bias * scale
+        return Affine(tf.linalg.diag(scale), bias, ops.sum(log_scale))
+
+    # By itself it needs no matrix.
+
+    def precompute(self, inverse):
+        return ()
 
     def forward_and_log_det(self, x, condition=None, training=False):
         if adaptation.is_adapting():

@@ -1,6 +1,9 @@
 import keras
 
+from keras_flows import adaptation
 from keras_flows.bijection import Bijection, check_bijections
+from keras_flows.layers.channel_affine import join_runs
+from keras_flows.repeatable import add_gradients, supply
 
 
 @keras.saving.register_keras_serializable(package="keras_flows")
@@ -27,16 +30,43 @@ class Chain(Bijection):
             input_shape = layer.compute_output_shape(input_shape)
         return tuple(input_shape)
 
+    def precompute(self, inverse):
+        return [stage.precompute(inverse) for stage in self._stages()]
+
     def forward_and_log_det(self, x, condition=None, training=False):
-        total = 0.0
-        for layer in self.layers:
-            x, log_det = layer.forward_and_log_det(x, condition, training)
-            total = total + log_det
-        return x, total
+        if adaptation.is_adapting():  # each layer to what it receives
+            methods = [layer.forward_and_log_det for layer in self.layers]
+            return _apply(methods, x, condition, training)
+        stages = self._stages()
+        with supply(self._supplied(stages, inverse=False)):
+            methods = [stage.forward_and_log_det for stage in stages]
+            return _apply(methods, x, condition, training)
 
     def inverse_and_log_det(self, z, condition=None, training=False):
-        total = 0.0
-        for layer in reversed(self.layers):
-            z, log_det = layer.inverse_and_log_det(z, condition, training)
-            total = total + log_det
-        return z, total
+        stages = self._stages()
+        with supply(self._supplied(stages, inverse=True)):
+            methods = [stage.inverse_and_log_det for stage in reversed(stages)]
+            return _apply(methods, z, condition, training)
+
+    def backward(self, z, dz, dlog_det, sources, condition=None, training=False):
+        stages, total = self._stages(), [None] * len(sources)
+        with supply(self._supplied(stages, False) | self._supplied(stages, True)):
+            for stage in reversed(stages):
+                z, dz, gradients = stage.backward(z, dz, dlog_det, sources, condition, training)
+                total = [add_gradients(*pair) for pair in zip(total, gradients)]
+        return z, dz, total
+
+    def _supplied(self, stages, inverse):
+        return {(s, inverse): value for s, value in zip(stages, self.precomputed(inverse))}
+
+    def _stages(self):
+        """What is computed one after the other: the layers, runs of affine ones joined."""
+        return join_runs(self.layers)
+
+
+def _apply(methods, x, condition, training):
+    total = 0.0
+    for method in methods:
+        x, log_det = method(x, condition, training)
+        total = total + log_det
+    return x, total

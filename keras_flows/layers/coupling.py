@@ -1,10 +1,12 @@
 """What additive and affine couplings share."""
 
 import keras
+import tensorflow as tf
 
 from keras_flows.bijection import Bijection
 from keras_flows.layers.partition import Partition
 from keras_flows.layers.scaled_conv2d import ScaledConv2D
+from keras_flows.repeatable import add_gradients
 
 
 class Coupling(Bijection):
@@ -59,6 +61,25 @@ class Coupling(Bijection):
         z1, z2 = self._split.split(z)
         x2, log_det = self.inverse_transform(z2, self.parameters_of(z1, training))
         return self._split.merge(z1, x2), log_det
+
+    def backward(self, z, dz, dlog_det, sources, condition=None, training=False):
+        # x1 is z1: one evaluation of the network serves to invert and to differentiate.
+        z1, z2 = self._split.split(z)
+        dz1, dz2 = self._split.split(dz)
+        with tf.GradientTape() as network_tape:
+            network_tape.watch([z1, *sources])
+            parameters = self.parameters_of(z1, training)
+        x2, _ = self.inverse_transform(z2, parameters)
+        with tf.GradientTape() as transform_tape:
+            transform_tape.watch([x2, parameters, *sources])
+            outputs = self.transform(x2, parameters)
+        dx2, dparameters, *gradients = transform_tape.gradient(
+            outputs, [x2, parameters, *sources], [dz2, dlog_det]
+        )
+        dx1, *network_gradients = network_tape.gradient(parameters, [z1, *sources], dparameters)
+        gradients = [add_gradients(*pair) for pair in zip(gradients, network_gradients)]
+        x = self._split.merge(z1, x2)
+        return x, self._split.merge(add_gradients(dz1, dx1), dx2), gradients
 
     def parameters_of(self, x1, training=False):
         """The output layer of the network of x1, in the bijection's dtype."""

@@ -1,15 +1,13 @@
-import math
-
 import keras
 import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from keras_flows.bijection import Bijection, constant_log_det
+from keras_flows.layers.channel_affine import Affine, ChannelAffine
 
 
 @keras.saving.register_keras_serializable(package="keras_flows")
-class InvertibleConv1x1(Bijection):
+class InvertibleConv1x1(ChannelAffine):
     """A learned invertible mixing of the channels, a random rotation at the start.
 
     z = x W at each position, W = P L (U + diag(sign * exp(log_s)));
@@ -43,16 +41,16 @@ class InvertibleConv1x1(Bijection):
         self.sign = weight("sign", np.sign(diagonal), trainable=False)
         self.permutation = weight("permutation", permutation, trainable=False)
 
-    def forward_and_log_det(self, x, condition=None, training=False):
+    def affine(self, inverse):
         lower, upper = self._triangles()
-        matrix = ops.matmul(self.permutation, ops.matmul(lower, upper))
-        return _mix(x, matrix), self._log_det(x)
-
-    def inverse_and_log_det(self, z, condition=None, training=False):
-        lower, upper = self._triangles()
-        matrix = tf.linalg.triangular_solve(lower, ops.transpose(self.permutation), lower=True)
-        matrix = tf.linalg.triangular_solve(upper, matrix, lower=False)
-        return _mix(z, matrix), -self._log_det(z)
+        log_det = ops.sum(self.log_s)
+        if inverse:
+            matrix = tf.linalg.triangular_solve(lower, ops.transpose(self.permutation), lower=True)
+            matrix = tf.linalg.triangular_solve(upper, matrix, lower=False)
+            log_det = -log_det
+        else:
+            matrix = ops.matmul(self.permutation, ops.matmul(lower, upper))
+        return Affine(matrix, ops.zeros_like(self.log_s), log_det)
 
     def assign_matrix(self, matrix):
         """Sets the weights to the factors of `matrix` (channels, channels), with z = x matrix."""
@@ -69,13 +67,6 @@ class InvertibleConv1x1(Bijection):
         eye, below = (np.asarray(m, self.compute_dtype) for m in (np.eye(size), np.tri(size, k=-1)))
         diagonal = self.sign * ops.exp(self.log_s)
         return self.lower * below + eye, self.upper * below.T + diagonal * eye
-
-    def _log_det(self, x):
-        return constant_log_det(math.prod(x.shape[1:-1]) * ops.sum(self.log_s), x)
-
-
-def _mix(x, matrix):
-    return ops.reshape(ops.matmul(ops.reshape(x, (-1, x.shape[-1])), matrix), (-1, *x.shape[1:]))
 
 
 def _plu(matrix):
