@@ -29,8 +29,8 @@ class MLP(ConstructorConfig, keras.layers.Layer):
         self.width = width
         self.num_layers = num_layers
         self._layers_in_order = [
-            keras.layers.Dense(width, activation="relu", dtype=self.dtype_policy)
-            for _ in range(num_layers)
+            keras.layers.Dense(width, activation="relu", dtype=self.dtype_policy, name=f"dense_{i}")
+            for i in range(num_layers)
         ]
 
     def build(self, input_shape):
@@ -69,8 +69,9 @@ class ConvNet(ConstructorConfig, keras.layers.Layer):
                 kernel_initializer=keras.initializers.RandomNormal(stddev=0.05),
                 normalize=True,
                 dtype=self.dtype_policy,
+                name=f"convolution_{i}",
             )
-            for kernel_size in (3, 1)
+            for i, kernel_size in enumerate((3, 1))
         ]
 
     def build(self, input_shape):

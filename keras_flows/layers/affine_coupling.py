@@ -1,4 +1,5 @@
 import keras
+import tensorflow as tf
 from keras import ops
 
 from keras_flows.bijection import sum_over_event
@@ -65,7 +66,7 @@ class AffineCoupling(Coupling):
 
     def transform(self, x2, parameters):
         shift, log_scale = self._shift_and_log_scale(parameters)
-        return (x2 + shift) * ops.exp(log_scale), sum_over_event(log_scale)
+        return shift_and_scale(x2, shift, log_scale), sum_over_event(log_scale)
 
     def inverse_transform(self, z2, parameters):
         shift, log_scale = self._shift_and_log_scale(parameters)
@@ -80,3 +81,20 @@ class AffineCoupling(Coupling):
         else:
             log_scale = h
         return self._split.where_free(shift), self._split.where_free(log_scale)
+
+
+@tf.custom_gradient
+def shift_and_scale(x, shift, log_scale):
+    """(x + shift) exp(log_scale), all of one shape.
+
+    The gradient is written out because TensorFlow's own cannot know that the shapes are equal
+    while the batch size is unknown, and would compute at each step what to sum over: nothing.
+    """
+    scale = tf.exp(log_scale)
+    z = (x + shift) * scale
+
+    def gradient(dz):
+        dx = dz * scale
+        return dx, dx, dz * z
+
+    return z, gradient

@@ -100,9 +100,8 @@ class Coupling(Bijection):
 
     def _make_output_layer(self, units, is_image):
         """A layer that is zero at the start, so that the coupling starts near the identity."""
-        policy = None if self.network is None else self.network.dtype_policy
+        policy = self.dtype_policy if self.network is None else self.network.dtype_policy
+        options = {"dtype": policy, "name": "output_layer"}
         if is_image:
-            return ScaledConv2D(units, 3, dtype=policy or self.dtype_policy)
-        return keras.layers.Dense(
-            units, kernel_initializer="zeros", dtype=policy or self.dtype_policy
-        )
+            return ScaledConv2D(units, 3, **options)
+        return keras.layers.Dense(units, kernel_initializer="zeros", **options)

@@ -1,4 +1,5 @@
 import keras
+import numpy as np
 import tensorflow as tf
 from keras import ops
 
@@ -86,17 +87,14 @@ class Repeat(Bijection):
                 "Argument `step` must not be built: `Repeat` makes weights for each step. "
                 f"Received: {self.step.name!r}, which is built"
             )
-        steps = [self._new_step(input_shape) for _ in range(self.depth)]
+        initial = self._initial_weights(input_shape)
         self.step.build(input_shape)
         if tuple(self.step.compute_output_shape(input_shape)) != tuple(input_shape):
             raise ValueError(
                 "Argument `step` must keep the shape of its input. Received: a step from "
                 f"{tuple(input_shape)} to {self.step.compute_output_shape(input_shape)}"
             )
-        self._stacks = [
-            self._add_stack(*variables)
-            for variables in zip(self.step.variables, *(step.variables for step in steps))
-        ]
+        self._stacks = [self._add_stack(*pair) for pair in zip(self.step.variables, initial)]
         constant = {
             id(variable)
             for layer in flatten_layers(self.step)
@@ -244,7 +242,11 @@ class Repeat(Bijection):
 
     def _loop(self, body, initial):
         return tf.while_loop(
-            lambda i, *_: i < self.depth, body, initial, maximum_iterations=self.depth
+            lambda i, *_: i < self.depth,
+            body,
+            initial,
+            maximum_iterations=self.depth,
+            parallel_iterations=2 if self.reversible else 10,
         )
 
     def _method(self, inverse):
@@ -266,13 +268,24 @@ class Repeat(Bijection):
         step.build(input_shape)
         return step
 
-    def _add_stack(self, variable, *of_steps):
+    def _initial_weights(self, input_shape):
+        """The weights of `depth` new steps, stacked, as arrays."""
+        stacks = None
+        for k in range(self.depth):
+            variables = self._new_step(input_shape).variables
+            if stacks is None:
+                stacks = [np.empty((self.depth, *v.shape), v.numpy().dtype) for v in variables]
+            for stack, variable in zip(stacks, variables):
+                stack[k] = variable
+        return stacks
+
+    def _add_stack(self, variable, initial):
         regularizer, constraint = variable.regularizer, variable.constraint
         return self.add_weight(
             name="_".join(variable.path.split("/")[-2:]),
             shape=(self.depth, *variable.shape),
             dtype=variable.dtype,
-            initializer=lambda shape, dtype: ops.stack([ops.cast(v, dtype) for v in of_steps]),
+            initializer=lambda shape, dtype: ops.convert_to_tensor(initial, dtype),
             trainable=variable.trainable,
             regularizer=regularizer and (lambda w: ops.sum(ops.vectorized_map(regularizer, w))),
             constraint=constraint and (lambda w: ops.vectorized_map(constraint, w)),

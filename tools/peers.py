@@ -1,0 +1,304 @@
+"""Glow and RealNVP in other libraries, written as their documentation has it: the contestants
+that tools/benchmark.py times. Making one imports its library; importing this module does not.
+"""
+
+import functools
+import math
+
+FEATURES = 64
+IMAGE = (32, 32, 3)
+CHANNELS_FIRST = (3, 32, 32)
+LEVELS = 3
+WIDTH = 128
+LEARNING_RATE = 1e-4
+
+
+class TorchPeer:
+    """What the PyTorch contestants share: eager training as these libraries have it.
+
+    A subclass has `build`, which makes the module, and `log_likelihoods` and `draw` if need be.
+    """
+
+    shape = (FEATURES,)
+
+    def __init__(self, depth, batch_size):
+        import torch
+
+        torch.manual_seed(0)
+        self.torch = torch
+        self.batch = torch.rand(batch_size, *self.shape) - 0.5
+        self.model = self.build(depth)
+        parameters = [p for p in self.model.parameters() if p.requires_grad]
+        self.parameters = sum(p.numel() for p in parameters)
+        self.optimizer = torch.optim.Adam(parameters, LEARNING_RATE)
+        with torch.no_grad():
+            self.log_likelihoods()  # the ActNorms take their initial values from the first batch
+
+    def log_likelihoods(self):
+        return self.model.log_prob(self.batch)
+
+    def draw(self, number):
+        return self.model.sample(number)
+
+    def train_step(self):
+        self._set_training(True)
+        self.optimizer.zero_grad()
+        loss = -self.log_likelihoods().mean()
+        loss.backward()
+        self.optimizer.step()
+        return loss.item()
+
+    def log_prob(self):
+        self._set_training(False)
+        with self.torch.no_grad():
+            return self.log_likelihoods().numpy()
+
+    def sample(self):
+        self._set_training(False)
+        with self.torch.no_grad():
+            return self.draw(len(self.batch)).numpy()
+
+    def graph_nodes(self):
+        return None
+
+    def _set_training(self, mode):
+        if self.model.training != mode:  # entering training mode empties nflows' caches
+            self.model.train(mode)
+
+
+def conv_net(channels_in, channels_out):
+    """Glow's network, for the libraries that leave it to their users."""
+    from torch import nn
+
+    first, second = nn.Conv2d(channels_in, WIDTH, 3, padding=1), nn.Conv2d(WIDTH, WIDTH, 1)
+    relu = nn.ReLU(inplace=True)
+    return nn.Sequential(first, relu, second, relu, zero_conv(WIDTH, channels_out))
+
+
+def zero_conv(channels_in, channels_out):
+    """The end of Glow's network, and all of the network of a factored half's prior."""
+    from torch import nn
+
+    conv = nn.Conv2d(channels_in, channels_out, 3, padding=1)
+    nn.init.zeros_(conv.weight)
+    nn.init.zeros_(conv.bias)
+    return conv
+
+
+def without_context(make_network):
+    """What nflows calls to make a network, to which it passes a context besides the inputs."""
+    from torch import nn
+
+    class WithoutContext(nn.Sequential):
+        def forward(self, inputs, context=None):
+            return super().forward(inputs)
+
+    return lambda *sizes: WithoutContext(make_network(*sizes))
+
+
+class TfpGlow:
+    """tfb.Glow with its default networks, a tf_keras Adam, everything a tf.function."""
+
+    def __init__(self, depth, batch_size):
+        import tensorflow as tf
+        import tensorflow_probability as tfp
+        import tf_keras
+
+        tf.random.set_seed(0)
+        tfb, tfd = tfp.bijectors, tfp.distributions
+        self.batch = tf.random.uniform((batch_size, *IMAGE), -0.5, 0.5)
+        # Forward is latent to image, which is what a TransformedDistribution wants.
+        glow = tfb.Glow(
+            output_shape=IMAGE,
+            num_glow_blocks=LEVELS,
+            num_steps_per_block=depth,
+            coupling_bijector_fn=functools.partial(tfb.GlowDefaultNetwork, num_hidden=WIDTH),
+            exit_bijector_fn=tfb.GlowDefaultExitNetwork,
+        )
+        latent = tfd.Sample(tfd.Normal(0.0, 1.0), glow.inverse_event_shape(IMAGE))
+        distribution = tfd.TransformedDistribution(latent, glow)
+        variables = glow.trainable_variables
+        self.parameters = sum(math.prod(v.shape) for v in variables)
+        optimizer = tf_keras.optimizers.Adam(LEARNING_RATE)
+        optimizer.build(variables)
+
+        # The batch is an argument so that it is no constant of the graph.
+        @tf.function
+        def train_step(batch):
+            with tf.GradientTape() as tape:
+                loss = -tf.reduce_mean(distribution.log_prob(batch))
+            gradients = tape.gradient(loss, variables)
+            optimizer.apply_gradients(zip(gradients, variables))
+            return loss
+
+        self._train_step = train_step
+        self._log_prob = tf.function(distribution.log_prob)
+        self._sample = tf.function(lambda: distribution.sample(batch_size))
+
+    def train_step(self):
+        return float(self._train_step(self.batch))
+
+    def log_prob(self):
+        return self._log_prob(self.batch).numpy()
+
+    def sample(self):
+        return self._sample().numpy()
+
+    def graph_nodes(self):
+        graph = self._train_step.get_concrete_function(self.batch).graph.as_graph_def()
+        return len(graph.node) + sum(len(f.node_def) for f in graph.library.function)
+
+
+class NormflowsGlow(TorchPeer):
+    """MultiscaleFlow of GlowBlocks, whose 1x1 convolutions have the PLU form by default."""
+
+    shape = CHANNELS_FIRST
+
+    def build(self, depth):
+        import normflows as nf
+
+        channels, height, width = self.shape
+        bases, flows = [], []
+        # Latent to image: the innermost level, which has the most channels, comes first.
+        for level in range(LEVELS, 0, -1):
+            inner = channels * 2 ** (level + 1)
+            blocks = [nf.flows.GlowBlock(inner, WIDTH) for _ in range(depth)]
+            flows.append([*blocks, nf.flows.Squeeze()])
+            latent = inner if level == LEVELS else inner // 2
+            bases.append(nf.distributions.DiagGaussian((latent, height >> level, width >> level)))
+        merges = [nf.flows.Merge() for _ in range(LEVELS - 1)]
+        return nf.MultiscaleFlow(bases, flows, merges, class_cond=False)
+
+    def log_likelihoods(self):
+        return self.model.log_prob(self.batch, None)
+
+    def draw(self, number):
+        return self.model.sample(number)[0]
+
+
+class NflowsGlow(TorchPeer):
+    """MultiscaleCompositeTransform, with the 1x1 convolutions' cache for inference."""
+
+    shape = CHANNELS_FIRST
+
+    def build(self, depth):
+        from nflows import distributions, flows, transforms
+        from nflows.utils import create_mid_split_binary_mask
+
+        shape = self.shape
+        glow = transforms.MultiscaleCompositeTransform(LEVELS)
+
+        def coupling(network):
+            mask = create_mid_split_binary_mask(shape[0])
+            return transforms.AffineCouplingTransform(mask, without_context(network))
+
+        for level in range(LEVELS):
+            squeeze = transforms.SqueezeTransform()
+            shape = squeeze.get_output_shape(*shape)
+            steps = [squeeze]
+            for _ in range(depth):
+                mix = transforms.OneByOneConvolution(shape[0], using_cache=True)
+                steps += [transforms.ActNorm(shape[0]), mix, coupling(conv_net)]
+            if level < LEVELS - 1:
+                # It changes the half that leaves: a prior that depends on the other half.
+                steps.append(coupling(zero_conv))
+            shape = glow.add_transform(transforms.CompositeTransform(steps), shape)
+        return flows.Flow(glow, distributions.StandardNormal([math.prod(IMAGE)]))
+
+
+class FreiaGlow(TorchPeer):
+    """GraphINN of AllInOneBlocks: FrEIA's actnorm, rotation and affine coupling in one.
+
+    FrEIA learns 1x1 convolutions as Householder reflections only, whose loop would about double a
+    step's time. Its usual substitute is `permute_soft`: a random rotation that is not learned, so
+    that there are fewer parameters. The scale is the block's clamped exponential.
+    """
+
+    shape = CHANNELS_FIRST
+
+    def build(self, depth):
+        import FrEIA.framework as ff
+        import FrEIA.modules as fm
+
+        nodes, ends = [ff.InputNode(*self.shape)], []
+
+        def add(module, **options):
+            nodes.append(ff.Node(nodes[-1].out0, module, options))
+
+        for level in range(LEVELS):
+            add(fm.IRevNetDownsampling)
+            for _ in range(depth):
+                add(fm.AllInOneBlock, subnet_constructor=conv_net, permute_soft=True)
+            if level < LEVELS - 1:
+                # It changes the half that leaves: a prior that depends on the other half.
+                add(fm.AffineCouplingOneSided, subnet_constructor=zero_conv)
+                add(fm.Split)
+                ends.append(ff.OutputNode(nodes[-1].out1))
+        ends.append(ff.OutputNode(nodes[-1].out0))
+        return ff.GraphINN([*nodes, *ends])
+
+    def log_likelihoods(self):
+        latents, log_det = self.model(self.batch)
+        squares = sum(z.square().sum(dim=(1, 2, 3)) for z in latents)
+        return log_det - 0.5 * squares - 0.5 * math.prod(IMAGE) * math.log(2 * math.pi)
+
+    def draw(self, number):
+        latents = [self.torch.randn(number, *shape) for shape in self.model.global_out_shapes]
+        return self.model(latents, rev=True, jac=False)[0]
+
+
+class NormflowsRealNVP(TorchPeer):
+    """AffineCouplingBlocks between swaps of the halves."""
+
+    def build(self, depth):
+        import normflows as nf
+
+        flows = []
+        for _ in range(depth):
+            network = nf.nets.MLP([FEATURES // 2, WIDTH, WIDTH, FEATURES], init_zeros=True)
+            flows += [nf.flows.AffineCouplingBlock(network), nf.flows.Permute(FEATURES, "swap")]
+        return nf.NormalizingFlow(nf.distributions.DiagGaussian(FEATURES), flows)
+
+    def draw(self, number):
+        return self.model.sample(number)[0]
+
+
+class NflowsRealNVP(TorchPeer):
+    """AffineCouplingTransforms. (SimpleRealNVP has residual networks, of another size.)"""
+
+    def build(self, depth):
+        from nflows import distributions, flows, transforms
+        from nflows.nn.nets import MLP
+        from nflows.utils import create_mid_split_binary_mask
+
+        def network(features_in, features_out):
+            return MLP([features_in], [features_out], [WIDTH, WIDTH])
+
+        mask = create_mid_split_binary_mask(FEATURES)
+        steps = []
+        for _ in range(depth):
+            steps.append(transforms.AffineCouplingTransform(mask, without_context(network)))
+            mask = 1 - mask
+        base = distributions.StandardNormal([FEATURES])
+        return flows.Flow(transforms.CompositeTransform(steps), base)
+
+
+class ZukoRealNVP(TorchPeer):
+    """zuko.flows.RealNVP, whose halves are the even and the odd features."""
+
+    def build(self, depth):
+        import zuko
+
+        return zuko.flows.RealNVP(FEATURES, transforms=depth, hidden_features=(WIDTH, WIDTH))
+
+    def log_likelihoods(self):
+        return self.model().log_prob(self.batch)
+
+    def draw(self, number):
+        return self.model().sample((number,))
+
+
+PEERS = {
+    "glow": {"tfp": TfpGlow, "normflows": NormflowsGlow, "nflows": NflowsGlow, "freia": FreiaGlow},
+    "real_nvp": {"nflows": NflowsRealNVP, "zuko": ZukoRealNVP, "normflows": NormflowsRealNVP},
+}
