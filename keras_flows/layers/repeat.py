@@ -145,7 +145,7 @@ class Repeat(Bijection):
         changing = list(range(len(self._stacks))) if adaptation.is_adapting() else []
         if training and not inverse:
             changing = self._states
-        if tf.executing_eagerly():
+        if tf.executing_eagerly() or (training and self._reduces_over_replicas()):
             run = self._python_loop
         elif self.reversible and not inverse:
             run = self._reversible_loop
@@ -248,6 +248,12 @@ class Repeat(Bijection):
             maximum_iterations=self.depth,
             parallel_iterations=2 if self.reversible else 10,
         )
+
+    def _reduces_over_replicas(self):
+        """Whether a step sums over replicas, which TensorFlow cannot do in a loop of its own."""
+        if tf.distribute.get_strategy().num_replicas_in_sync == 1:
+            return False
+        return any(isinstance(layer, BatchNorm) for layer in flatten_layers(self.step))
 
     def _method(self, inverse):
         return self.step.inverse_and_log_det if inverse else self.step.forward_and_log_det

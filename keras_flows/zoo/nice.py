@@ -4,6 +4,7 @@ from keras_flows import layers
 from keras_flows.flow import Flow
 from keras_flows.inputs import check_input_shape, check_integers
 from keras_flows.networks import MLP
+from keras_flows.zoo.pairs import in_pairs
 
 
 @keras.saving.register_keras_serializable(package="keras_flows")
@@ -20,6 +21,7 @@ class NICE(Flow):
         width: units of each hidden layer.
         num_hidden: hidden layers of each network.
         prior: "logistic" or "gaussian".
+        reversible: as for `Glow`.
         bits, adapt_examples, seed: as for `Flow`.
 
     Raises:
@@ -34,6 +36,7 @@ class NICE(Flow):
         width=256,
         num_hidden=5,
         prior="logistic",
+        reversible=False,
         bits=None,
         adapt_examples=256,
         seed=None,
@@ -46,15 +49,13 @@ class NICE(Flow):
         if len(input_shape) == 3:
             scale = 1 / 2 ** (8 if bits is None else bits)
             first = [layers.Rescale(scale, dtype=dtype), layers.Flatten(dtype=dtype)]
-        couplings = [
-            layers.AdditiveCoupling(
-                MLP(width, num_hidden, dtype=dtype),
-                partition="even_odd",
-                swap=i % 2 == 1,
-                dtype=dtype,
-            )
-            for i in range(depth)
-        ]
+
+        def coupling(swap):
+            network = MLP(width, num_hidden, dtype=dtype)
+            options = {"partition": "even_odd", "swap": swap, "dtype": dtype}
+            return [layers.AdditiveCoupling(network, **options)]
+
+        couplings = in_pairs(coupling, depth, reversible=reversible, dtype=dtype)
         super().__init__(
             layers.Chain([*first, *couplings, layers.DiagonalScaling(dtype=dtype)], dtype=dtype),
             input_shape,
@@ -68,3 +69,4 @@ class NICE(Flow):
         self.depth = depth
         self.width = width
         self.num_hidden = num_hidden
+        self.reversible = reversible

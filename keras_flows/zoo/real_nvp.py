@@ -6,6 +6,7 @@ from keras_flows.inputs import check_input_shape, check_integers
 from keras_flows.layers.squeeze import cell_order
 from keras_flows.networks import MLP, ResNet, WeightNormConv2D
 from keras_flows.zoo.levels import resolve_levels
+from keras_flows.zoo.pairs import in_pairs
 
 # Of the weight norm's magnitudes and of the checkerboard couplings' bound, as released; in nats.
 L2 = 5e-5
@@ -30,6 +31,7 @@ class RealNVP(Flow):
             32 for images and 128 for vectors.
         num_blocks: residual blocks of a ResNet, or hidden layers of an MLP.
         batch_norm: whether a batch normalisation follows each coupling.
+        reversible: as for `Glow`; needs `batch_norm=False`.
         bits, adapt_examples, seed: as for `Flow`.
 
     Raises:
@@ -45,6 +47,7 @@ class RealNVP(Flow):
         width=None,
         num_blocks=2,
         batch_norm=True,
+        reversible=False,
         bits=None,
         adapt_examples=256,
         seed=None,
@@ -58,12 +61,22 @@ class RealNVP(Flow):
         check_integers(1, depth=depth, width=width, num_blocks=num_blocks)
         levels = resolve_levels(levels, input_shape, default=2, unsqueezed=1)
 
+        if reversible and batch_norm:
+            raise ValueError(
+                "Argument `reversible` needs batch_norm=False: batch normalisation forgets its "
+                "batch's moments and cannot be inverted in training. "
+                f"Received: reversible={reversible}, batch_norm={batch_norm}"
+            )
+
+        def in_turns(make, depth):
+            return in_pairs(make, depth, reversible=reversible, dtype=dtype)
+
         if is_image:
             bijection = _image_bijection(
-                input_shape, levels, depth, width, num_blocks, batch_norm, bits, dtype
+                input_shape, in_turns, levels, depth, width, num_blocks, batch_norm, bits, dtype
             )
         else:
-            bijection = _vector_bijection(depth, width, num_blocks, batch_norm, dtype)
+            bijection = _vector_bijection(in_turns, depth, width, num_blocks, batch_norm, dtype)
         super().__init__(
             bijection,
             input_shape,
@@ -78,27 +91,29 @@ class RealNVP(Flow):
         self.width = width
         self.num_blocks = num_blocks
         self.batch_norm = batch_norm
+        self.reversible = reversible
 
 
-def _vector_bijection(depth, width, num_blocks, batch_norm, dtype):
-    chain = []
-    for i in range(depth):
+def _vector_bijection(in_turns, depth, width, num_blocks, batch_norm, dtype):
+    def coupling(swap):
         network = MLP(width, num_blocks, dtype=dtype)
-        chain.append(layers.AffineCoupling(network, swap=i % 2 == 1, scale="tanh", dtype=dtype))
-        if batch_norm:
-            chain.append(layers.BatchNorm(dtype=dtype))
-    return layers.Chain(chain, dtype=dtype)
+        norm = [layers.BatchNorm(dtype=dtype)] if batch_norm else []
+        return [layers.AffineCoupling(network, swap=swap, scale="tanh", dtype=dtype), *norm]
+
+    return layers.Chain(in_turns(coupling, depth), dtype=dtype)
 
 
-def _image_bijection(input_shape, levels, depth, width, num_blocks, batch_norm, bits, dtype):
+def _image_bijection(
+    input_shape, in_turns, levels, depth, width, num_blocks, batch_norm, bits, dtype
+):
     l2 = keras.regularizers.L2(L2)
 
     def couplings(partition, number, channels, width):
         """Couplings that change `channels` channels each, the two parts in turn."""
         checkerboard = partition == "checkerboard"
-        chain = []
-        for i in range(number):
-            place = {"partition": partition, "swap": i % 2 == 1, "dtype": dtype}
+
+        def coupling(swap):
+            place = {"partition": partition, "swap": swap, "dtype": dtype}
             coupling = layers.AffineCoupling(
                 ResNet(
                     width, num_blocks, masked=checkerboard, magnitude_regularizer=l2, dtype=dtype
@@ -111,8 +126,9 @@ def _image_bijection(input_shape, levels, depth, width, num_blocks, batch_norm, 
                 bound_regularizer=l2 if checkerboard else None,
                 **place,
             )
-            chain += [coupling, layers.BatchNorm(**place)] if batch_norm else [coupling]
-        return chain
+            return [coupling, layers.BatchNorm(**place)] if batch_norm else [coupling]
+
+        return in_turns(coupling, number)
 
     def level(i, channels):
         if i == levels - 1:
