@@ -6,6 +6,8 @@ import tempfile
 
 import tensorflow as tf
 
+from keras_flows.repeatable import supply
+
 
 def export(flow, path):
     """Writes the SavedModel of `flow` into the folder `path`, which must be empty or not exist.
@@ -56,14 +58,17 @@ def _signatures(flow):
     if flow.num_classes is not None:
         labels = (tf.TensorSpec((None,), tf.int32, name="labels"),)
 
-    # Each direction is traced once, and shared by the signatures that need it.
-    forward = tf.function(
-        lambda x, *labels: _to_float32(*flow.latent_and_log_prob(flow.dequantize(x), *labels)),
-        autograph=False,
-    )
-    inverse = tf.function(
-        lambda z, *labels: flow.data_of(tf.cast(z, flow.compute_dtype), *labels), autograph=False
-    )
+    # Each direction is traced once, and shared by the signatures that need it. What it makes of
+    # the weights alone, the inverse of a matrix for instance, is computed here, not when served.
+    @tf.function(autograph=False)
+    def forward(x, *labels):
+        with _as_constants(flow.bijection, inverse=False):
+            return _to_float32(*flow.latent_and_log_prob(flow.dequantize(x), *labels))
+
+    @tf.function(autograph=False)
+    def inverse(z, *labels):
+        with _as_constants(flow.bijection, inverse=True):
+            return flow.data_of(tf.cast(z, flow.compute_dtype), *labels)
 
     def serving_default(x, *labels):
         latent, log_prob = forward(x, *labels)
@@ -95,6 +100,14 @@ def _signatures(flow):
             (sample, seed, temperature),
         )
     }
+
+
+def _as_constants(bijection, inverse):
+    """Within this context `bijection` takes what it precomputes as constants of the graph."""
+    with tf.init_scope():
+        computed = tf.function(lambda: bijection.precompute(inverse), autograph=False)()
+        values = tf.nest.map_structure(lambda tensor: tensor.numpy(), computed)
+    return supply([bijection], [tf.nest.map_structure(tf.constant, values)], inverse)
 
 
 def _to_float32(*tensors):

@@ -48,10 +48,10 @@ class Repeatable:
 
 
 @contextlib.contextmanager
-def supply(values):
-    """Within this context `precomputed` finds `values`, a dict from (repeatable, inverse)."""
-    known = {(id(repeatable), inverse): value for (repeatable, inverse), value in values.items()}
-    token = _precomputed.set({**_precomputed.get(), **known})
+def supply(repeatables, values, inverse):
+    """Within this context each of `repeatables` finds its one of `values` as precomputed."""
+    known = {(id(each), inverse): value for each, value in zip(repeatables, values)}
+    token = _precomputed.set(_precomputed.get() | known)
     try:
         yield
     finally:

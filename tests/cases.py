@@ -166,7 +166,7 @@ CASES = {
     ),
     "repeat_of_repeat": (
         lambda: layers.Repeat(
-            layers.Chain([layers.Repeat(layers.AdditiveCoupling(MLP(6)), 2), layers.Permute()]), 2
+            layers.Chain([layers.Repeat(layers.Chain(step(MLP(6))), 2), layers.Permute()]), 2
         ),
         VECTOR,
         None,

@@ -38,26 +38,26 @@ class Chain(Bijection):
             methods = [layer.forward_and_log_det for layer in self.layers]
             return _apply(methods, x, condition, training)
         stages = self._stages()
-        with supply(self._supplied(stages, inverse=False)):
+        with supply(stages, self.precomputed(inverse=False), inverse=False):
             methods = [stage.forward_and_log_det for stage in stages]
             return _apply(methods, x, condition, training)
 
     def inverse_and_log_det(self, z, condition=None, training=False):
         stages = self._stages()
-        with supply(self._supplied(stages, inverse=True)):
+        with supply(stages, self.precomputed(inverse=True), inverse=True):
             methods = [stage.inverse_and_log_det for stage in reversed(stages)]
             return _apply(methods, z, condition, training)
 
     def backward(self, z, dz, dlog_det, sources, condition=None, training=False):
         stages, total = self._stages(), [None] * len(sources)
-        with supply(self._supplied(stages, False) | self._supplied(stages, True)):
+        with (
+            supply(stages, self.precomputed(inverse=False), inverse=False),
+            supply(stages, self.precomputed(inverse=True), inverse=True),
+        ):
             for stage in reversed(stages):
                 z, dz, gradients = stage.backward(z, dz, dlog_det, sources, condition, training)
                 total = [add_gradients(*pair) for pair in zip(total, gradients)]
         return z, dz, total
-
-    def _supplied(self, stages, inverse):
-        return {(s, inverse): value for s, value in zip(stages, self.precomputed(inverse))}
 
     def _stages(self):
         """What is computed one after the other: the layers, runs of affine ones joined."""

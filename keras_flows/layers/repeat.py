@@ -1,3 +1,5 @@
+import contextlib
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -21,7 +23,8 @@ class Repeat(Bijection):
     step on slices of the stacks: the graph, and the time to trace it, do not grow with the depth.
     With `reversible=True` nor does the memory of the gradient: it rebuilds what each step was given
     by inverting it (Gomez et al. 2017, arXiv:1707.04585), for one more evaluation of each
-    coupling's network. The weights are the same in both.
+    coupling's network. The weights are the same in both. Eagerly, steps run one by one, and the
+    gradient remembers.
 
     `get_steps` gives single steps to look at, `set_steps` takes them.
 
@@ -129,6 +132,9 @@ class Repeat(Bijection):
             stack.assign(ops.stack([variable.value for variable in variables]))
 
     def precompute(self, inverse):
+        if tf.executing_eagerly():
+            return ()  # each step computes its own
+
         def of_one(weights):
             with self._slices(weights):
                 return self.step.precompute(inverse)
@@ -177,10 +183,9 @@ class Repeat(Bijection):
             weights, precomputed = _read(arrays, k)
             with (
                 self._slices(weights) as scope,
-                supply({(self.step, inverse): precomputed}),
+                supply([self.step], [precomputed], inverse),
             ):
                 y, log_det = self._method(inverse)(y, condition, training)
-            self._check_losses()
             y.set_shape(x.shape)
             changed = [a.write(k, v) for a, v in zip(changed, self._values(scope, changing))]
             return i + 1, y, total + log_det, changed
@@ -219,7 +224,8 @@ class Repeat(Bijection):
             ]
             with (
                 self._slices(weights),
-                supply({(self.step, False): forward, (self.step, True): inverse}),
+                supply([self.step], [forward], inverse=False),
+                supply([self.step], [inverse], inverse=True),
             ):
                 x, dx, values = self.step.backward(
                     z, dz, dlog_det, differentiable, condition, training
@@ -261,9 +267,17 @@ class Repeat(Bijection):
     def _weights(self):
         return [ops.convert_to_tensor(stack) for stack in self._stacks]
 
+    @contextlib.contextmanager
     def _slices(self, weights):
         """Within this context the pattern's weights have the values `weights`."""
-        return keras.StatelessScope(state_mapping=zip(self.step.variables, weights))
+        mapping = zip(self.step.variables, weights)
+        with keras.StatelessScope(mapping, collect_losses=True) as scope:
+            yield scope
+        if scope.losses:
+            raise ValueError(
+                "Argument `step` must not add losses (`add_loss`, activity regularizers): they "
+                f"cannot leave the loop. Received: {self.step.name!r}, which adds some"
+            )
 
     def _values(self, scope, indices):
         variables = self.step.variables
@@ -296,14 +310,6 @@ class Repeat(Bijection):
             regularizer=regularizer and (lambda w: ops.sum(ops.vectorized_map(regularizer, w))),
             constraint=constraint and (lambda w: ops.vectorized_map(constraint, w)),
         )
-
-    def _check_losses(self):
-        for layer in flatten_layers(self.step):
-            if layer._losses:
-                raise ValueError(
-                    "A step that is repeated must not add losses: they cannot leave the loop. "
-                    f"Received: `add_loss` or an activity regularizer in {layer.name!r}"
-                )
 
 
 def _empty_like(stack):

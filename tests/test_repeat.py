@@ -1,0 +1,420 @@
+"""What `Repeat` promises beyond what every bijection does; test_bijections.py has its cases, too."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_flows import layers, networks, zoo
+
+DEPTH, SHAPE = 32, (4, 4, 4)
+
+
+def glow_step(network=None):
+    coupling = layers.AffineCoupling(network or networks.ConvNet(8))
+    return layers.Chain([layers.ActNorm(), layers.InvertibleConv1x1(), coupling])
+
+
+def make_repeat(step, depth, shape, scale=0.05, **options):
+    """Built, with perturbed weights."""
+    repeat = layers.Repeat(step, depth, **options)
+    repeat.build((None, *shape))
+    rng = np.random.default_rng(0)
+    for weight in repeat.trainable_weights:
+        weight.assign_add(rng.normal(scale=scale, size=weight.shape))
+    return repeat
+
+
+def batch(shape, size=3):
+    return np.random.default_rng(1).normal(size=(size, *shape)).astype(keras.config.floatx())
+
+
+def with_gradients(layer, x, condition=None):
+    """(z, log_det, gradient in x, gradients in the weights) of a loss that needs all of them."""
+
+    @tf.function(autograph=False)
+    def compute(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            z, log_det = layer.forward_and_log_det(x, condition)
+            # Not symmetric, so that no term can take another's place.
+            loss = tf.reduce_sum(tf.sin(z) + z**2) - tf.reduce_sum(log_det * (1 + log_det))
+        return z, log_det, *tape.gradient(loss, [x, *layer.trainable_weights])
+
+    z, log_det, dx, *gradients = compute(tf.convert_to_tensor(x))
+    return z, log_det, dx, gradients
+
+
+def distance(actual, desired):
+    return np.linalg.norm(np.subtract(actual, desired)) / (np.linalg.norm(desired) or 1)
+
+
+@pytest.fixture(params=["float64", "float32"])
+def floatx(request):
+    before = keras.config.floatx(), keras.config.dtype_policy()
+    keras.config.set_floatx(request.param)
+    keras.config.set_dtype_policy(request.param)
+    yield request.param
+    keras.config.set_floatx(before[0])
+    keras.config.set_dtype_policy(before[1])
+
+
+@pytest.mark.parametrize("reversible", [False, True])
+def test_gradients_are_those_of_single_steps(floatx, reversible):
+    repeat = make_repeat(glow_step(), DEPTH, SHAPE, 0.03, reversible=reversible)
+    x, tolerance = batch(SHAPE), {"float64": 1e-10, "float32": 1e-4}[floatx]
+    z, log_det, dx, gradients = with_gradients(repeat, x)
+
+    steps = repeat.get_steps()
+    *desired, by_step = with_gradients(layers.Chain(steps), x)
+    for actual, value in zip((z, log_det, dx), desired, strict=True):
+        assert distance(actual, value) < tolerance
+    count = len(steps[0].trainable_weights)
+    assert count == len(gradients) == len(repeat.trainable_weights)
+    for i, (weight, gradient) in enumerate(zip(repeat.trainable_weights, gradients)):
+        assert distance(gradient, np.stack(by_step[i::count])) < tolerance, weight.path
+
+
+STEPS = {
+    "no network": lambda: layers.AffineCoupling(None, scale="exp"),
+    "tanh": lambda: layers.AffineCoupling(networks.MLP(5), swap=True, scale="tanh"),
+    "additive": lambda: layers.AdditiveCoupling(networks.MLP(5), partition="even_odd"),
+    "network with batch norm": lambda: layers.AffineCoupling(
+        keras.Sequential([keras.layers.Dense(5), keras.layers.BatchNormalization()])
+    ),
+    "act norm": layers.ActNorm,
+    "scaling": layers.DiagonalScaling,
+    "repeat": lambda: layers.Chain([layers.Repeat(glow_step(networks.MLP(5)), 2)]),
+    "reversible repeat": lambda: layers.Repeat(glow_step(networks.MLP(5)), 2, reversible=True),
+}
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_a_reversible_gradient_is_that_of_the_loop(name, floatx):
+    loop = make_repeat(STEPS[name](), 3, (5,), 0.2)
+    reversible = layers.Repeat(STEPS[name](), 3, reversible=True)
+    reversible.build((None, 5))
+    reversible.set_weights(loop.get_weights())
+    actual, desired = (with_gradients(layer, batch((5,))) for layer in (reversible, loop))
+    tolerance = {"float64": 1e-10, "float32": 1e-4}[floatx]
+    for value, wanted in zip((*actual[:3], *actual[3]), (*desired[:3], *desired[3]), strict=True):
+        assert distance(value, wanted) < tolerance
+
+
+def test_gradient_of_the_inverse():
+    repeat = make_repeat(glow_step(networks.MLP(5)), 3, (4,), reversible=True)
+    z = tf.convert_to_tensor(batch((4,)))
+
+    def gradients(layer):
+        @tf.function(autograph=False)
+        def compute(z):
+            with tf.GradientTape() as tape:
+                tape.watch(z)
+                x, log_det = layer.inverse_and_log_det(z)
+                loss = tf.reduce_sum(x**2) + tf.reduce_sum(log_det)
+            return tape.gradient(loss, z)
+
+        return compute(z)
+
+    assert distance(gradients(repeat), gradients(layers.Chain(repeat.get_steps()))) < 1e-4
+
+
+def test_condition_reaches_the_backward_pass():
+    def make(**options):
+        return make_repeat(layers.LearnedPrior(num_classes=3), 2, (4,), **options)
+
+    labels = tf.constant([2, 0, 1])
+    actual, desired = (
+        with_gradients(make(reversible=reversible), batch((4,)), labels)
+        for reversible in (True, False)
+    )
+    for value, wanted in zip((actual[2], *actual[3]), (desired[2], *desired[3]), strict=True):
+        assert distance(value, wanted) < 1e-4
+
+
+# What does not grow with the depth.
+
+
+def nodes(function, *arguments):
+    graph = tf.function(function, autograph=False).get_concrete_function(*arguments).graph
+    definition = graph.as_graph_def()
+    return len(definition.node) + sum(len(f.node_def) for f in definition.library.function)
+
+
+@pytest.mark.parametrize("reversible", [False, True])
+def test_graph_does_not_grow_with_depth(reversible):
+    def training_step(depth):
+        model = zoo.Glow((8, 8, 1), levels=2, depth=depth, width=4, reversible=reversible)
+        model.compile("sgd")
+        model.optimizer.build(model.trainable_variables)
+        return nodes(model.train_step, tf.zeros((2, 8, 8, 1), tf.uint8))
+
+    np.testing.assert_allclose(training_step(16), training_step(4), rtol=0.01)
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class Counted(keras.layers.Dense):
+    """Counts how often it is computed, wherever that happens."""
+
+    evaluations = None
+
+    def call(self, inputs):
+        with tf.control_dependencies([Counted.evaluations.assign_add(1)]):
+            return super().call(tf.identity(inputs))
+
+
+@pytest.mark.parametrize(("reversible", "evaluations"), [(False, 1), (True, 2)])
+def test_evaluations_of_the_networks(reversible, evaluations):
+    """Of each step's network in a training step: forward, and once more to invert."""
+    Counted.evaluations = tf.Variable(0, trainable=False)
+    repeat = make_repeat(glow_step(Counted(5)), 4, (4,), reversible=reversible)
+    Counted.evaluations.assign(0)
+    with_gradients(repeat, batch((4,)))
+    assert Counted.evaluations.numpy() == 4 * evaluations
+
+
+MEMORY = """
+import sys
+import tensorflow as tf
+from keras_flows import layers, networks
+
+depth, reversible = int(sys.argv[1]), sys.argv[2] == "True"
+step = layers.AffineCoupling(networks.ConvNet(64))
+repeat = layers.Repeat(step, depth, reversible=reversible)
+repeat.build((None, 32, 32, 4))
+
+@tf.function(autograph=False, input_signature=[tf.TensorSpec((None, 32, 32, 4))])
+def gradients(x):
+    with tf.GradientTape() as tape:
+        z, log_det = repeat.forward_and_log_det(x)
+        loss = tf.reduce_sum(z**2) - tf.reduce_sum(log_det)
+    return tape.gradient(loss, repeat.trainable_weights)
+
+
+def peak():
+    status = open("/proc/self/status").read()
+    return int(status.split("VmHWM:")[1].split()[0]) / 2**10
+
+gradients(tf.zeros((1, 32, 32, 4)))  # traced before the count starts
+before = peak()
+for _ in range(2):
+    gradients(tf.zeros((32, 32, 32, 4)))
+print(peak() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux how much memory was used")
+def test_memory_of_a_reversible_gradient_does_not_grow_with_depth():
+    def peak(depth, reversible):
+        """MiB above those of a batch of one, in a process of its own."""
+        root = pathlib.Path(__file__).parent.parent
+        return float(
+            subprocess.run(
+                [sys.executable, "-c", MEMORY, str(depth), str(reversible)],
+                env={**os.environ, "PYTHONPATH": str(root)},
+                capture_output=True,
+                check=True,
+                text=True,
+            ).stdout
+        )
+
+    # Each step's activations take 2 * 32 * 32**2 * 64 floats, 16 MiB.
+    assert peak(16, False) > 250
+    assert peak(16, True) < 1.25 * peak(4, True) < 150
+
+
+# Single steps.
+
+
+def test_steps_come_out_and_go_in():
+    repeat = make_repeat(glow_step(), 3, SHAPE)
+    steps = repeat.get_steps()
+    for k, step in enumerate(steps):
+        for single, stack in zip(step.get_weights(), repeat.get_weights(), strict=True):
+            np.testing.assert_array_equal(single, stack[k])
+
+    x = batch(SHAPE)
+    z, log_det = layers.Chain(steps).forward_and_log_det(x)
+    steps[1].layers[0].bias.assign_add(np.ones(4))
+    np.testing.assert_array_equal(repeat.forward_and_log_det(x)[0], z)  # copies
+    other = layers.Repeat(glow_step(), 3)
+    other.build((None, *SHAPE))
+    other.set_steps(steps)
+    assert not np.allclose(other(x), z)
+    other.set_steps(repeat.get_steps())
+    np.testing.assert_array_equal(other.forward_and_log_det(x)[1], log_det)
+
+
+def test_steps_start_apart_and_as_the_seed_says():
+    def weights():
+        keras.utils.set_random_seed(7)
+        repeat = layers.Repeat(glow_step(), 3)
+        repeat.build((None, *SHAPE))
+        return repeat.get_weights()
+
+    for stack, same in zip(weights(), weights()):
+        np.testing.assert_array_equal(stack, same)
+        if np.any(stack != stack[:1]):
+            assert not np.array_equal(stack[1], stack[2])
+    assert sum(np.any(stack != stack[:1]) for stack in weights()) > 5
+
+
+def test_adapt_is_that_of_single_steps():
+    repeat = make_repeat(glow_step(), 3, SHAPE)
+    chain = layers.Chain(repeat.get_steps())
+    x = 3 + 2 * batch(SHAPE, size=50)
+    repeat.adapt(x)
+    chain.adapt(x)
+    for step, single in zip(repeat.get_steps(), chain.layers):
+        for actual, desired in zip(step.get_weights(), single.get_weights(), strict=True):
+            np.testing.assert_allclose(actual, desired, rtol=1e-5, atol=1e-5)
+    z, _ = repeat.get_steps()[0].layers[0].forward_and_log_det(x)
+    np.testing.assert_allclose(np.std(z, axis=(0, 1, 2)), 1, rtol=1e-3)
+
+
+def test_moving_averages_are_those_of_single_steps():
+    def step():
+        network = keras.Sequential([keras.layers.Dense(5), keras.layers.BatchNormalization()])
+        return layers.Chain([layers.AffineCoupling(network), layers.BatchNorm()])
+
+    x = batch((4,), size=20)
+    for call in (lambda f, x: f(x), lambda f, x: tf.function(f, autograph=False)(x)):
+        repeat = make_repeat(step(), 3, (4,))
+        chain = layers.Chain(repeat.get_steps())
+        for layer in (repeat, chain):
+            call(lambda x, layer=layer: layer.forward_and_log_det(x, training=True), x)
+        for single, actual in zip(chain.layers, repeat.get_steps(), strict=True):
+            for value, desired in zip(actual.get_weights(), single.get_weights(), strict=True):
+                np.testing.assert_allclose(value, desired, rtol=1e-5, atol=1e-6)
+        assert not np.allclose(chain.layers[1].get_weights()[-2], 0)
+
+
+def test_frozen_steps_keep_their_moving_averages():
+    repeat = make_repeat(layers.BatchNorm(), 2, (4,))
+    before = repeat.get_weights()
+    repeat.trainable = False
+    z, _ = tf.function(lambda x: repeat.forward_and_log_det(x, training=True))(batch((4,)))
+    np.testing.assert_allclose(z, repeat(batch((4,))), rtol=1e-6)
+    for value, desired in zip(repeat.get_weights(), before):
+        np.testing.assert_array_equal(value, desired)
+    assert not repeat.trainable_weights
+
+
+def test_regularizers_and_constraints_are_those_of_single_steps():
+    def dense(**options):
+        return keras.layers.Dense(
+            5, kernel_regularizer="l2", kernel_constraint=keras.constraints.MaxNorm(0.5), **options
+        )
+
+    repeat = make_repeat(layers.AffineCoupling(dense()), 3, (4,), scale=1.0)
+    penalties = [sum(step.losses) for step in repeat.get_steps()]
+    np.testing.assert_allclose(sum(repeat.losses), sum(penalties), rtol=1e-6)
+    kernels = [weight for weight in repeat.weights if weight.constraint is not None]
+    assert len(kernels) == 1
+    constrained = kernels[0].constraint(kernels[0].value)
+    for step, kernel in zip(repeat.get_steps(), constrained):
+        np.testing.assert_allclose(kernel, step.network.kernel_constraint(step.network.kernel))
+
+
+# In a model.
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda **options: zoo.Glow((4, 4, 1), levels=2, depth=3, width=4, seed=0, **options),
+        lambda **options: zoo.NICE((5,), depth=7, width=4, num_hidden=1, seed=0, **options),
+        lambda **options: zoo.RealNVP((5,), depth=6, width=4, batch_norm=False, seed=0, **options),
+    ],
+    ids=["Glow", "NICE", "RealNVP"],
+)
+def test_reversible_models_take_the_same_weights_and_learn_the_same(make, tmp_path):
+    keras.utils.set_random_seed(0)
+    model = make()
+    x = np.random.default_rng(0).integers(0, 256, (12, *model.input_shape)).astype("uint8")
+    x = x if model.is_image else x / np.float32(256)
+    model.adapt(x)
+    model.save_weights(tmp_path / "model.weights.h5")
+    other = make(reversible=True)
+    other.load_weights(tmp_path / "model.weights.h5")
+    losses = []
+    for trained in (model, other):
+        trained.compile(keras.optimizers.SGD(1e-3))
+        batches = tf.data.Dataset.from_tensor_slices(x).batch(5)
+        losses.append(trained.fit(batches, epochs=3, verbose=0).history["loss"])
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-5)
+    assert len(set(losses[0])) == 3
+    assert type(other).from_config(other.get_config()).reversible
+
+
+def test_xla_compiles_both_loops():
+    x = tf.convert_to_tensor(batch((4,)))
+    for reversible in (False, True):
+        repeat = make_repeat(glow_step(networks.MLP(5)), 3, (4,), reversible=reversible)
+
+        def gradients(x, repeat=repeat):
+            with tf.GradientTape() as tape:
+                z, log_det = repeat.forward_and_log_det(x)
+                loss = tf.reduce_sum(z**2) - tf.reduce_sum(log_det)
+            return tape.gradient(loss, repeat.trainable_weights)
+
+        plain = tf.function(gradients, autograph=False)(x)
+        compiled = tf.function(gradients, autograph=False, jit_compile=True)(x)
+        for actual, desired in zip(compiled, plain, strict=True):
+            assert distance(actual, desired) < 1e-4
+
+
+# Bad input.
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class AddsLoss(keras.layers.Dense):
+    def call(self, inputs):
+        self.add_loss(tf.reduce_sum(inputs))
+        return super().call(inputs)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: layers.Repeat(keras.layers.Dense(3), 2), "`step` must"),
+        (lambda: layers.Repeat(layers.ActNorm(), 0), "`depth` must be an integer of at least 1"),
+        (
+            lambda: layers.Repeat(layers.Chain([layers.BatchNorm()]), 2, reversible=True),
+            "`reversible` must be False .* cannot be inverted in training",
+        ),
+        (
+            lambda: zoo.RealNVP((4,), reversible=True),
+            "`reversible` needs batch_norm=False",
+        ),
+        (
+            lambda: layers.Repeat(layers.Squeeze(), 2).build((None, 4, 4, 1)),
+            "`step` must keep the shape",
+        ),
+        (
+            lambda: make_repeat(layers.ActNorm(), 2, (3,)).set_steps([]),
+            "`steps` must hold 2 steps",
+        ),
+        (
+            lambda: with_gradients(
+                make_repeat(layers.AffineCoupling(AddsLoss(3)), 2, (4,)), batch((4,))
+            ),
+            "must not add losses",
+        ),
+    ],
+)
+def test_bad_input(make, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        make()
+
+
+def test_a_built_step_is_refused():
+    step = layers.ActNorm()
+    step.build((None, 3))
+    with pytest.raises(ValueError, match="`step` must not be built"):
+        layers.Repeat(step, 2).build((None, 3))
