@@ -108,3 +108,29 @@ def test_export_lists_the_signatures(tool, trained, tmp_path, capsys):
     assert "log_prob: " in printed and "x uint8(None, 8, 8, 1)" in printed
     with pytest.raises(FileExistsError):
         tool("export", trained / "model.keras", "--output", tmp_path / "served" / "1")
+
+
+def test_benchmark_compares_in_turns(tool, tmp_path, capsys):
+    path = tmp_path / "figures.json"
+    sizes = ("--depth", 1, 2, "--batch_size", 4, "--rounds", 2)
+    tool("benchmark", "real_nvp", *sizes, "--only", "bare", "zuko", "--json", path)
+    shown = capsys.readouterr().out
+    figures = json.loads(path.read_text())
+    assert list(figures) == ["1", "2"]
+    for depth, contestants in figures.items():
+        assert f"| depth {depth}, batch 4 |" in shown
+        assert list(contestants) == ["keras_flows", "bare", "zuko"]
+        ours, bare, zuko = contestants.values()
+        assert "missing" in zuko or zuko["parameters"] > 0  # its extra may not be installed
+        assert 0.95 < bare["parameters"] / ours["parameters"] <= 1
+        for contestant in (ours, bare):
+            assert contestant["nodes"] > 100 and contestant["first_step"] > 0
+            for call in ("train_step", "log_prob", "sample"):
+                seconds = contestant[call]["all"]
+                assert len(seconds) == 2 and contestant[call]["median"] == np.median(seconds)
+
+
+def test_benchmark_knows_its_contestants(tool, capsys):
+    with pytest.raises(SystemExit):
+        tool("benchmark", "--only", "jax")
+    assert "--only takes keras_flows, reversible, bare" in capsys.readouterr().err

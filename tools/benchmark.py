@@ -155,7 +155,7 @@ def bare_real_nvp(depth, batch_size):
 OURS = {
     "glow": {
         "keras_flows": glow,
-        "keras_flows, reversible": lambda *sizes: glow(*sizes, reversible=True),
+        "reversible": lambda *sizes: glow(*sizes, reversible=True),
         "bare": bare_glow,
     },
     "real_nvp": {"keras_flows": real_nvp, "bare": bare_real_nvp},
