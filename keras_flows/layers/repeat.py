@@ -151,7 +151,9 @@ class Repeat(Bijection):
         changing = list(range(len(self._stacks))) if adaptation.is_adapting() else []
         if training and not inverse:
             changing = self._states
-        if tf.executing_eagerly() or (training and self._reduces_over_replicas()):
+        if training:
+            self._check_replicas()
+        if tf.executing_eagerly():
             run = self._python_loop
         elif self.reversible and not inverse:
             run = self._reversible_loop
@@ -255,11 +257,16 @@ class Repeat(Bijection):
             parallel_iterations=2 if self.reversible else 10,
         )
 
-    def _reduces_over_replicas(self):
-        """Whether a step sums over replicas, which TensorFlow cannot do in a loop of its own."""
-        if tf.distribute.get_strategy().num_replicas_in_sync == 1:
-            return False
-        return any(isinstance(layer, BatchNorm) for layer in flatten_layers(self.step))
+    def _check_replicas(self):
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        if replicas > 1 and any(
+            isinstance(inner, BatchNorm) for inner in flatten_layers(self.step)
+        ):
+            raise ValueError(
+                "A step with batch normalisation, which sums over replicas, cannot be repeated on "
+                "several: TensorFlow has no such sum in a loop. Write the steps out in a `Chain` "
+                f"(see `get_steps`). Received: {self.name!r} on {replicas} replicas"
+            )
 
     def _method(self, inverse):
         return self.step.inverse_and_log_det if inverse else self.step.forward_and_log_det
@@ -292,11 +299,11 @@ class Repeat(Bijection):
         """The weights of `depth` new steps, stacked, as arrays."""
         stacks = None
         for k in range(self.depth):
-            variables = self._new_step(input_shape).variables
+            weights = [ops.convert_to_numpy(v) for v in self._new_step(input_shape).variables]
             if stacks is None:
-                stacks = [np.empty((self.depth, *v.shape), v.numpy().dtype) for v in variables]
-            for stack, variable in zip(stacks, variables):
-                stack[k] = variable
+                stacks = [np.empty((self.depth, *weight.shape), weight.dtype) for weight in weights]
+            for stack, weight in zip(stacks, weights):
+                stack[k] = weight
         return stacks
 
     def _add_stack(self, variable, initial):
