@@ -151,9 +151,7 @@ class Repeat(Bijection):
         changing = list(range(len(self._stacks))) if adaptation.is_adapting() else []
         if training and not inverse:
             changing = self._states
-        if training:
-            self._check_replicas()
-        if tf.executing_eagerly():
+        if tf.executing_eagerly() or (training and self._reduces_over_replicas()):
             run = self._python_loop
         elif self.reversible and not inverse:
             run = self._reversible_loop
@@ -257,16 +255,11 @@ class Repeat(Bijection):
             parallel_iterations=2 if self.reversible else 10,
         )
 
-    def _check_replicas(self):
-        replicas = tf.distribute.get_strategy().num_replicas_in_sync
-        if replicas > 1 and any(
-            isinstance(inner, BatchNorm) for inner in flatten_layers(self.step)
-        ):
-            raise ValueError(
-                "A step with batch normalisation, which sums over replicas, cannot be repeated on "
-                "several: TensorFlow has no such sum in a loop. Write the steps out in a `Chain` "
-                f"(see `get_steps`). Received: {self.name!r} on {replicas} replicas"
-            )
+    def _reduces_over_replicas(self):
+        """Whether a step sums over replicas, which TensorFlow cannot do in a loop of its own."""
+        if tf.distribute.get_strategy().num_replicas_in_sync == 1:
+            return False
+        return any(isinstance(layer, BatchNorm) for layer in flatten_layers(self.step))
 
     def _method(self, inverse):
         return self.step.inverse_and_log_det if inverse else self.step.forward_and_log_det

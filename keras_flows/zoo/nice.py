@@ -55,7 +55,7 @@ class NICE(Flow):
             options = {"partition": "even_odd", "swap": swap, "dtype": dtype}
             return [layers.AdditiveCoupling(network, **options)]
 
-        couplings = in_pairs(coupling, depth, loop=True, reversible=reversible, dtype=dtype)
+        couplings = in_pairs(coupling, depth, reversible=reversible, dtype=dtype)
         super().__init__(
             layers.Chain([*first, *couplings, layers.DiagonalScaling(dtype=dtype)], dtype=dtype),
             input_shape,

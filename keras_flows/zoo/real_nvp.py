@@ -69,8 +69,7 @@ class RealNVP(Flow):
             )
 
         def in_turns(make, depth):
-            # Batch normalisation sums over replicas, which TensorFlow cannot do in a loop.
-            return in_pairs(make, depth, loop=not batch_norm, reversible=reversible, dtype=dtype)
+            return in_pairs(make, depth, reversible=reversible, dtype=dtype)
 
         if is_image:
             bijection = _image_bijection(
