@@ -114,9 +114,8 @@ def _shuffled(data, buffer_size, seed):
     epoch = tf.Variable(0, dtype=tf.int64, trainable=False)
 
     def one_pass(_):
-        tf.random.set_seed(
-            1
-        )  # of this graph alone; at a global seed of 0, `shuffle` takes no tensor
+        # Of this graph alone: at a global seed of 0, `shuffle` takes no tensor.
+        tf.random.set_seed(1)
         key = tf.stack([tf.constant(seed, tf.int64), epoch.assign_add(1)])
         order = tf.random.stateless_uniform((), key, maxval=tf.int64.max, dtype=tf.int64)
         return data.shuffle(buffer_size, seed=order, reshuffle_each_iteration=False)

@@ -54,6 +54,18 @@ def distance(actual, desired):
     return np.linalg.norm(np.subtract(actual, desired)) / (np.linalg.norm(desired) or 1)
 
 
+def run_python(code, *arguments):
+    """What `code` prints in a process of its own."""
+    process = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        env={**os.environ, "PYTHONPATH": str(pathlib.Path(__file__).parent.parent)},
+        capture_output=True,
+        text=True,
+    )
+    assert process.returncode == 0, process.stderr
+    return process.stdout
+
+
 @pytest.fixture(params=["float64", "float32"])
 def floatx(request):
     before = keras.config.floatx(), keras.config.dtype_policy()
@@ -215,16 +227,7 @@ print(peak() - before)
 def test_memory_of_a_reversible_gradient_does_not_grow_with_depth():
     def peak(depth, reversible):
         """MiB above those of a batch of one, in a process of its own."""
-        root = pathlib.Path(__file__).parent.parent
-        return float(
-            subprocess.run(
-                [sys.executable, "-c", MEMORY, str(depth), str(reversible)],
-                env={**os.environ, "PYTHONPATH": str(root)},
-                capture_output=True,
-                check=True,
-                text=True,
-            ).stdout
-        )
+        return float(run_python(MEMORY, str(depth), str(reversible)))
 
     # Each step's activations take 2 * 32 * 32**2 * 64 floats, 16 MiB.
     assert peak(16, False) > 250
@@ -370,6 +373,38 @@ def test_xla_compiles_both_loops():
         compiled = tf.function(gradients, autograph=False, jit_compile=True)(x)
         for actual, desired in zip(compiled, plain, strict=True):
             assert distance(actual, desired) < 1e-4
+
+
+REPLICAS = """
+import contextlib
+import keras, numpy as np, tensorflow as tf
+from keras_flows import zoo
+
+cpu, = tf.config.list_physical_devices("CPU")
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+mirrored = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+x = np.random.default_rng(0).normal(size=(40, 4)).astype("float32")
+for make in (
+    lambda: zoo.Glow((4,), depth=3, width=8, seed=0),
+    lambda: zoo.Glow((4,), depth=3, width=8, seed=0, reversible=True),
+    lambda: zoo.RealNVP((4,), depth=6, width=8, seed=0),  # with batch norm
+):
+    losses = []
+    for scope in (contextlib.nullcontext, mirrored.scope):
+        keras.utils.set_random_seed(0)
+        with scope():
+            model = make()
+            model.compile(keras.optimizers.SGD(0.01))
+        batches = tf.data.Dataset.from_tensor_slices(x).batch(12)
+        losses.append(model.fit(batches, epochs=3, verbose=0).history["loss"])
+    assert len(set(losses[0])) == 3
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
+print("equal")
+"""
+
+
+def test_two_replicas_learn_the_same():
+    assert run_python(REPLICAS).endswith("equal\n")
 
 
 # Bad input.

@@ -241,6 +241,8 @@ def measure(model, names, depth, batch_size, rounds):
             results[name] = workers[name].read()
             if "missing" in results[name]:
                 workers.pop(name).stop()
+                if name == "keras_flows":
+                    raise SystemExit(f"keras_flows itself: {results[name]['missing']}")
                 continue
             first = workers[name].call("train_step")
             results[name].update(
