@@ -7,11 +7,42 @@ from keras import ops
 
 
 def global_sum(x):
-    """The sum of `x` over the replicas."""
-    context = tf.distribute.get_replica_context()
-    if context is None or context.num_replicas_in_sync == 1:
+    """The sum of `x`, a tensor or a list of tensors, over the replicas.
+
+    Called eagerly outside of a replica, as in `adapt`, the sum over the workers.
+    """
+    strategy = tf.distribute.get_strategy()
+    if strategy.num_replicas_in_sync == 1:
         return x
-    return context.all_reduce(tf.distribute.ReduceOp.SUM, x)
+    context = tf.distribute.get_replica_context()
+    if context is not None:
+        # TensorFlow reduces what is on a known device only, and what a loop returns is on none.
+        x = tf.nest.map_structure(tf.identity, x)
+        return context.all_reduce(tf.distribute.ReduceOp.SUM, x)
+    if num_workers(strategy) == 1 or not tf.executing_eagerly():
+        return x
+
+    def of_first_replica():  # of each worker
+        context = tf.distribute.get_replica_context()
+        first = context.replica_id_in_sync_group % len(strategy.extended.worker_devices) == 0
+        return tf.nest.map_structure(lambda x: tf.where(first, x, tf.zeros_like(x)), x)
+
+    return tf.nest.map_structure(
+        lambda x: strategy.reduce(tf.distribute.ReduceOp.SUM, x, axis=None),
+        strategy.run(of_first_replica),
+    )
+
+
+def num_workers(strategy):
+    """How many processes, each with replicas of its own, `strategy` has."""
+    if strategy.num_replicas_in_sync == 1:  # the default strategy does not know its devices
+        return 1
+    return strategy.num_replicas_in_sync // len(strategy.extended.worker_devices)
+
+
+def is_chief(strategy):
+    """Whether this process is the one, of `strategy`'s workers, that writes files."""
+    return strategy.extended.should_checkpoint
 
 
 def replica_id():

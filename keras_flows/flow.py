@@ -12,6 +12,7 @@ from keras import ops
 from keras_flows import dequantization, distribute, inputs, resume
 from keras_flows import export as saved_model
 from keras_flows.bijection import Bijection
+from keras_flows.distributed_model import DistributedModel
 from keras_flows.repeatable import flatten_layers
 from keras_flows.serialization import ConstructorConfig
 
@@ -22,7 +23,7 @@ PRIORS = {"gaussian": tfd.Normal, "logistic": tfd.Logistic}
 
 
 @keras.saving.register_keras_serializable(package="keras_flows")
-class Flow(ConstructorConfig, keras.Model):
+class Flow(ConstructorConfig, DistributedModel):
     """A normalizing flow: dequantisation, a bijection to a flat latent, and a base distribution.
 
     log p(x) = log prior(z) + log |det dz/dx|, z = bijection(x + u), in nats, of the data as given.
@@ -203,7 +204,8 @@ class Flow(ConstructorConfig, keras.Model):
         self._check_batch(x)
         labels = self._labels(y, len(x))
         x = self.dequantize(x, self._noise(x, dequantization.ADAPT, self.seed))
-        self.bijection.adapt(x, labels)
+        with self.distribute_strategy.scope():  # in which statistics are those of all workers
+            self.bijection.adapt(x, labels)
         self._adapted.assign(True)
 
     def compile(self, optimizer="adam", **kwargs):
@@ -218,7 +220,9 @@ class Flow(ConstructorConfig, keras.Model):
         half = any(layer.compute_dtype == "float16" for layer in flatten_layers(self))
         if half and kwargs.get("auto_scale_loss", True):
             # Keras looks at the model's own policy only, which is never half.
-            self.optimizer = keras.optimizers.LossScaleOptimizer(self.optimizer, name="loss_scale")
+            scaled = keras.optimizers.LossScaleOptimizer
+            with self.distribute_strategy.scope():
+                self.optimizer = scaled(self.optimizer, name="loss_scale")
 
     def compile_from_config(self, config):
         # Keras' own skips models that override `compile`: they would load without optimizer.
@@ -241,16 +245,12 @@ class Flow(ConstructorConfig, keras.Model):
             first, labels = inputs.first_examples(x, y, 1)
             self._check_batch(first)
             self._labels(labels, len(first))
-        if self.compiled and self.optimizer is not None and not self.optimizer.built:
-            # Variables made while a step is traced would have it traced twice.
-            with self.distribute_strategy.scope():
-                self.optimizer.build(self.trainable_variables)
         if isinstance(x, tf.data.Dataset) and self.compiled:
             kwargs.setdefault("shuffle", False)  # or Keras warns that it cannot
         if not isinstance(callbacks, keras.callbacks.CallbackList):
             order = resume.SetEpoch(x, kwargs.get("validation_data"))
             callbacks = [*keras.tree.flatten(callbacks or []), order]
-        return super().fit(x, y, batch_size, epochs, verbose, callbacks, **kwargs)
+        return super().fit(x, y, batch_size, epochs, verbose=verbose, callbacks=callbacks, **kwargs)
 
     def train_on_batch(self, *args, **kwargs):
         self._check_adapted("train_on_batch")
@@ -271,7 +271,7 @@ class Flow(ConstructorConfig, keras.Model):
             loss = self._step(data, dequantization.FIT, self.optimizer.iterations, training=True)
             loss = self.optimizer.scale_loss(loss)
         gradients = tape.gradient(loss, self.trainable_weights)
-        self.optimizer.apply_gradients(zip(gradients, self.trainable_weights))
+        self.apply_gradients(gradients)
         return self.get_metrics_result()
 
     def test_step(self, data):
@@ -327,9 +327,13 @@ class Flow(ConstructorConfig, keras.Model):
         return tf.ensure_shape(z, (None, self.size)) * temperatures[:, None]
 
     def export(self, path):
-        """Writes a SavedModel that TF Serving loads; see `keras_flows.export`."""
+        """Writes a SavedModel that TF Serving loads; see `keras_flows.export`.
+
+        Of several workers, only the chief writes it.
+        """
         self._check_adapted("export")
-        saved_model.export(self, path)
+        if distribute.is_chief(self.distribute_strategy):
+            saved_model.export(self, path)
 
     @property
     def _base(self):

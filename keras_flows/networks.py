@@ -9,6 +9,7 @@ import keras
 import tensorflow as tf
 from keras import ops
 
+from keras_flows import distribute
 from keras_flows.inputs import check_integers
 from keras_flows.layers.scaled_conv2d import ScaledConv2D
 from keras_flows.serialization import ConstructorConfig
@@ -192,8 +193,8 @@ class ResNet(ConstructorConfig, keras.layers.Layer):
         self._output_norm = self._batch_norm()
 
     def _batch_norm(self):
-        return keras.layers.BatchNormalization(
-            momentum=0.9, epsilon=1e-4, scale=False, dtype=self.dtype_policy
+        return _BatchNormalization(
+            momentum=0.9, epsilon=1e-4, scale=False, synchronized=True, dtype=self.dtype_policy
         )
 
     def build(self, input_shape):
@@ -220,3 +221,10 @@ class ResNet(ConstructorConfig, keras.layers.Layer):
             x = x + convolution2(ops.relu(norm2(h, training=training)))
             features = features + skip(x)
         return ops.relu(self._output_norm(features, training=training))
+
+
+class _BatchNormalization(keras.layers.BatchNormalization):
+    """Keras' own; when synchronized, that takes the difference of two large sums for the variance."""
+
+    def _moments(self, inputs, mask):
+        return distribute.channel_moments(inputs)

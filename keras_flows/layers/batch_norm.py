@@ -22,6 +22,8 @@ class BatchNorm(Bijection):
     (batch, height, width, channels), unchanged.
     """
 
+    synchronized = True  # as Keras calls it: the statistics are those of the global batch
+
     def __init__(self, *, partition=None, swap=False, momentum=0.9, epsilon=1e-4, **kwargs):
         super().__init__(**kwargs)
         if not 0 <= momentum <= 1:

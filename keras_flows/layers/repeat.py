@@ -259,7 +259,7 @@ class Repeat(Bijection):
         """Whether a step sums over replicas, which TensorFlow cannot do in a loop of its own."""
         if tf.distribute.get_strategy().num_replicas_in_sync == 1:
             return False
-        return any(isinstance(layer, BatchNorm) for layer in flatten_layers(self.step))
+        return any(getattr(layer, "synchronized", False) for layer in flatten_layers(self.step))
 
     def _method(self, inverse):
         return self.step.inverse_and_log_det if inverse else self.step.forward_and_log_det

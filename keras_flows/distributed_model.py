@@ -1,0 +1,177 @@
+"""What stock Keras lacks, or breaks, under tf.distribute; all of it is here."""
+
+import keras
+import tensorflow as tf
+
+from keras_flows import distribute
+
+# Callbacks that write files.
+_WRITERS = (
+    keras.callbacks.BackupAndRestore,
+    keras.callbacks.CSVLogger,
+    keras.callbacks.ModelCheckpoint,
+    keras.callbacks.TensorBoard,
+)
+
+# What TensorFlow raises when a worker of a cluster is gone.
+_LOST = (
+    tf.errors.AbortedError,
+    tf.errors.CancelledError,
+    tf.errors.DeadlineExceededError,
+    tf.errors.UnavailableError,
+)
+
+
+class DistributedModel(keras.Model):
+    """A `keras.Model` that its constructor builds, and that learns on many devices as on one.
+
+    Make and compile it within `strategy.scope()`; a `MirroredStrategy` or a
+    `MultiWorkerMirroredStrategy` has been tried. Beyond what Keras does:
+
+    - gradients are clipped after they have been summed over the replicas, not before;
+    - the progress bar's figures are those of all replicas;
+    - any batch will do, so that some replicas may get more examples than others, or none;
+    - on several workers only the chief writes: the files of `save`, `save_weights` and of Keras'
+      callbacks, and the progress bar. At the start of `fit` all get its weights, its optimizer's
+      state and its first epoch, so that `BackupAndRestore` has to restore them on the chief only.
+
+    Raises:
+        ValueError: before training, for variables made outside of the strategy's scope and for what
+            Keras does not support on several replicas.
+        ConnectionError: from `fit`, when another worker is lost.
+    """
+
+    def __init__(self, *args, **kwargs):
+        strategy = tf.distribute.get_strategy()
+        if isinstance(strategy, tf.distribute.ParameterServerStrategy):
+            raise ValueError(
+                "Keras 3 does not support ParameterServerStrategy. Use a MirroredStrategy, or for "
+                "several machines a MultiWorkerMirroredStrategy."
+            )
+        super().__init__(*args, **kwargs)
+
+    def compile(self, *args, **kwargs):
+        with self.distribute_strategy.scope():
+            super().compile(*args, **kwargs)
+
+    def fit(self, *args, verbose="auto", callbacks=None, **kwargs):
+        self._check_strategy()
+        strategy = self.distribute_strategy
+        if self.optimizer is not None and not self.optimizer.built:
+            # Variables made while a step is traced would have it traced twice.
+            with strategy.scope():
+                self.optimizer.build(self.trainable_variables)
+        if distribute.num_workers(strategy) > 1:
+            callbacks = keras.tree.flatten(callbacks or [])
+            if not distribute.is_chief(strategy):
+                callbacks = [c for c in callbacks if not isinstance(c, _WRITERS)]
+            callbacks = [*callbacks, _StartAsTheChief()]
+        verbose = self._verbose(verbose)
+        try:
+            return super().fit(*args, verbose=verbose, callbacks=callbacks, **kwargs)
+        except _LOST as error:
+            if distribute.num_workers(strategy) == 1:
+                raise
+            raise ConnectionError(
+                "Training has stopped: another worker was lost, or could not be reached "
+                f"({error.message.strip().splitlines()[-1].strip()}). Start all workers again; with "
+                "a BackupAndRestore callback they go on from the last epoch that it saved."
+            ) from error
+
+    def evaluate(self, *args, verbose="auto", **kwargs):
+        self._check_strategy()
+        return super().evaluate(*args, verbose=self._verbose(verbose), **kwargs)
+
+    def predict(self, *args, verbose="auto", **kwargs):
+        self._check_strategy()
+        return super().predict(*args, verbose=self._verbose(verbose), **kwargs)
+
+    def save(self, *args, **kwargs):
+        """As in Keras; of several workers, only the chief writes the file."""
+        if distribute.is_chief(self.distribute_strategy):
+            super().save(*args, **kwargs)
+
+    def save_weights(self, *args, **kwargs):
+        """As in Keras; of several workers, only the chief writes the file."""
+        if distribute.is_chief(self.distribute_strategy):
+            super().save_weights(*args, **kwargs)
+
+    def apply_gradients(self, gradients):
+        """Updates the weights by gradients of each replica's share of the loss."""
+        if tf.distribute.get_strategy().num_replicas_in_sync > 1:
+            reduced = iter(distribute.global_sum([g for g in gradients if g is not None]))
+            gradients = [g if g is None else next(reduced) for g in gradients]
+            # Keras would clip each replica's gradients, look for infinities in them, and sum last.
+            optimizer = self.optimizer
+            while hasattr(optimizer, "inner_optimizer"):
+                optimizer = optimizer.inner_optimizer
+            optimizer._all_reduce_sum_gradients = lambda gradients_and_weights: (
+                gradients_and_weights
+            )
+        self.optimizer.apply(gradients, self.trainable_weights)
+
+    def get_metrics_result(self):
+        """As in Keras; in a replica, those of all replicas."""
+        strategy = tf.distribute.get_strategy()
+        if tf.distribute.in_cross_replica_context() or strategy.num_replicas_in_sync == 1:
+            return super().get_metrics_result()
+        variables = {metric.name: metric.variables for metric in self.metrics}
+        sums = keras.tree.pack_sequence_as(
+            variables,
+            distribute.global_sum([tf.convert_to_tensor(v) for v in keras.tree.flatten(variables)]),
+        )
+        results = {m.name: m.stateless_result(sums[m.name]) for m in self.metrics if m.variables}
+        if distribute.num_workers(strategy) > 1:
+            # Keras takes the mean over axis 0, which a scalar has not.
+            results = {name: tf.reshape(result, [1]) for name, result in results.items()}
+        return results
+
+    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+        # There is nothing to build; and Keras' own reads a batch, of which it takes the mean over
+        # replicas, as if they all had examples, and as many.
+        pass
+
+    def _verbose(self, verbose):
+        return verbose if distribute.is_chief(self.distribute_strategy) else 0
+
+    def _check_strategy(self):
+        strategy, optimizer = self.distribute_strategy, self.optimizer
+        for variable in [*self.variables, *getattr(optimizer, "variables", [])]:
+            if not strategy.extended.variable_created_in_scope(variable.value):
+                raise ValueError(
+                    "The model, its bijection and its optimizer must be made within the scope of "
+                    f"the strategy that they are used with, here a {type(strategy).__name__}: "
+                    f"`with strategy.scope(): ...`. Received: {variable.path}, made outside"
+                )
+        if strategy.num_replicas_in_sync == 1:
+            return
+        unsupported = {
+            "jit_compile": self.jit_compile,
+            "steps_per_execution": self.steps_per_execution > 1,
+            "gradient_accumulation_steps": getattr(optimizer, "gradient_accumulation_steps", None),
+            "ema_overwrite_frequency": getattr(optimizer, "ema_overwrite_frequency", None),
+        }
+        for name, received in unsupported.items():
+            if received:
+                raise ValueError(
+                    f"Keras does not support `{name}` on several replicas. Received: {name} in a "
+                    f"model on {strategy.num_replicas_in_sync} replicas"
+                )
+
+
+class _StartAsTheChief(keras.callbacks.Callback):
+    """Gives all workers the weights, optimizer state and first epoch of the chief."""
+
+    def on_train_begin(self, logs=None):
+        model, strategy = self.model, self.model.distribute_strategy
+        variables = [*model.weights, *model.optimizer.variables]
+        values = [tf.convert_to_tensor(v) for v in [*variables, model._initial_epoch or 0]]
+        # Booleans cannot be summed.
+        values = [v if v.dtype.is_floating else tf.cast(v, tf.int64) for v in values]
+        if not distribute.is_chief(strategy):
+            values = [tf.zeros_like(v) for v in values]
+        with strategy.scope():
+            *values, epoch = distribute.global_sum(values)
+            for variable, value in zip(variables, values):
+                variable.assign(tf.cast(value, variable.dtype))
+        model._initial_epoch = int(epoch)

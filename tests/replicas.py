@@ -1,0 +1,99 @@
+"""Trains models on replicas, in a process of its own, as test_distribute.py asks.
+
+    replicas.py STRATEGY OUTPUT CASE ...
+
+STRATEGY is none, multi_worker, or the number of logical CPU devices to mirror on. OUTPUT-CASE.npz gets each
+case's losses, log-likelihoods and weights; each of several workers writes its own: OUTPUT-0-CASE.npz.
+"""
+
+import json
+import os
+import sys
+
+import numpy as np
+import tensorflow as tf
+
+STRATEGY, OUTPUT, *CASES = sys.argv[1:]
+
+# A strategy comes before all that computes.
+if STRATEGY == "multi_worker":
+    strategy = tf.distribute.MultiWorkerMirroredStrategy()
+    OUTPUT += f"-{json.loads(os.environ['TF_CONFIG'])['task']['index']}"
+elif STRATEGY == "none":
+    strategy = tf.distribute.get_strategy()
+else:
+    (cpu,) = tf.config.list_physical_devices("CPU")
+    count = int(STRATEGY)
+    tf.config.set_logical_device_configuration(
+        cpu, [tf.config.LogicalDeviceConfiguration()] * count
+    )
+    strategy = tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(count)])
+
+import keras  # noqa: E402
+
+from keras_flows import dequantization, layers, zoo  # noqa: E402
+
+VECTOR, IMAGE = (4,), (4, 4, 1)
+MODELS = {
+    "nice_vectors": lambda: zoo.NICE(VECTOR, depth=4, width=8, num_hidden=1),
+    "nice_images": lambda: zoo.NICE(IMAGE, depth=3, width=8, num_hidden=1),
+    "real_nvp_vectors": lambda: zoo.RealNVP(VECTOR, depth=6, width=8, num_blocks=1),
+    "real_nvp_images": lambda: zoo.RealNVP(IMAGE, levels=1, depth=1, width=4, num_blocks=1),
+    "glow_vectors": lambda: zoo.Glow(VECTOR, depth=3, width=8),
+    "glow_images": lambda: zoo.Glow(IMAGE, levels=1, depth=3, width=4),
+    "glow_reversible": lambda: zoo.Glow(IMAGE, levels=2, depth=3, width=4, reversible=True),
+}
+# A first batch that two replicas can share evenly and three cannot; a last one of one example.
+EXAMPLES, BATCH = 17, 8
+
+
+def middle(shape, dtype, *_):
+    return tf.fill(shape, tf.cast(0.5, dtype))
+
+
+dequantization.uniform_noise = middle  # noise is a function of the replica
+keras.config.set_floatx("float64")
+keras.config.set_dtype_policy("float64")
+
+if STRATEGY == "multi_worker":
+    with strategy.scope():
+        layer = layers.ActNorm()
+        mine = np.random.default_rng(int(OUTPUT[-1])).normal(3.0, 2.0, (50, 4))
+        layer.adapt(mine)
+    np.savez(f"{OUTPUT}-adapt", mine, *layer.get_weights())
+
+for case in CASES:
+    keras.utils.set_random_seed(0)
+    with strategy.scope():
+        model = MODELS[case]()
+        model.compile(keras.optimizers.SGD(1e-3, global_clipnorm=1.0))
+    rng = np.random.default_rng(0)
+    if model.is_image:
+        x = rng.integers(0, 256, (EXAMPLES, *model.input_shape), "uint8")
+    else:
+        x = rng.normal(size=(EXAMPLES, *model.input_shape))
+    batches = tf.data.Dataset.from_tensor_slices(x).batch(BATCH)
+    results = model.fit(batches, epochs=3, verbose=0).history
+    if case.startswith("nice"):  # which is traced soonest
+        evaluated = model.evaluate(batches, verbose=0, return_dict=True)
+        results.update({f"evaluated_{name}": value for name, value in evaluated.items()})
+        results.update(model.predict(batches, verbose=0))
+    # Of each replica: none may have gone its own way.
+    weights = [
+        np.stack([np.asarray(value) for value in strategy.experimental_local_results(v.value)])
+        for v in model.weights
+    ]
+    np.savez(f"{OUTPUT}-{case}", *weights, **results)
+
+# What distributed_model.py mends in Keras: whether Keras still needs it.
+if STRATEGY != "none":
+    x = np.zeros((EXAMPLES, 4))
+    with strategy.scope():
+        stock = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
+        stock.compile("sgd", "mse")
+    try:
+        stock.fit(tf.data.Dataset.from_tensor_slices((x, x[:, :1])).batch(BATCH), verbose=0)
+        error = ""
+    except Exception as raised:
+        error = str(raised)
+    np.savez(f"{OUTPUT}-stock", error=error)
