@@ -22,15 +22,19 @@ def global_sum(x):
     if num_workers(strategy) == 1 or not tf.executing_eagerly():
         return x
 
-    def of_first_replica():  # of each worker
-        context = tf.distribute.get_replica_context()
-        first = context.replica_id_in_sync_group % len(strategy.extended.worker_devices) == 0
-        return tf.nest.map_structure(lambda x: tf.where(first, x, tf.zeros_like(x)), x)
+    @tf.function(autograph=False)
+    def sum_over_workers(x):
+        def of_first_replica():  # of each worker
+            first = replica_id() % len(strategy.extended.worker_devices) == 0
+            return global_sum([tf.where(first, each, tf.zeros_like(each)) for each in flat])
 
-    return tf.nest.map_structure(
-        lambda x: strategy.reduce(tf.distribute.ReduceOp.SUM, x, axis=None),
-        strategy.run(of_first_replica),
-    )
+        flat = tf.nest.flatten(x)
+        sums = [
+            strategy.experimental_local_results(each)[0] for each in strategy.run(of_first_replica)
+        ]
+        return tf.nest.pack_sequence_as(x, sums)
+
+    return sum_over_workers(x)
 
 
 def num_workers(strategy):
@@ -58,7 +62,7 @@ def channel_moments(x):
     and the variance in a second pass, so that nothing cancels.
     """
     axes = list(range(len(x.shape) - 1))
-    cells = ops.shape(x)[0] * math.prod(x.shape[1:-1])
-    count = ops.cast(global_sum(tf.convert_to_tensor(cells)), x.dtype)
-    mean = global_sum(ops.sum(x, axis=axes)) / count
+    cells = ops.cast(ops.shape(x)[0] * math.prod(x.shape[1:-1]), x.dtype)
+    sums = global_sum(tf.concat([ops.sum(x, axis=axes), [cells]], axis=0))  # in one exchange
+    mean, count = sums[:-1] / sums[-1], sums[-1]
     return mean, global_sum(ops.sum(ops.square(x - mean), axis=axes)) / count

@@ -165,9 +165,8 @@ class _StartAsTheChief(keras.callbacks.Callback):
     def on_train_begin(self, logs=None):
         model, strategy = self.model, self.model.distribute_strategy
         variables = [*model.weights, *model.optimizer.variables]
-        values = [tf.convert_to_tensor(v) for v in [*variables, model._initial_epoch or 0]]
-        # Booleans cannot be summed.
-        values = [v if v.dtype.is_floating else tf.cast(v, tf.int64) for v in values]
+        # In float64, which holds all of them exactly: what is summed at once has one type.
+        values = [tf.cast(v, tf.float64) for v in [*variables, model._initial_epoch or 0]]
         if not distribute.is_chief(strategy):
             values = [tf.zeros_like(v) for v in values]
         with strategy.scope():

@@ -164,7 +164,7 @@ def nodes(function, *arguments):
 @pytest.mark.parametrize("reversible", [False, True])
 def test_graph_does_not_grow_with_depth(reversible):
     def training_step(depth):
-        model = zoo.Glow((8, 8, 1), levels=2, depth=depth, width=4, reversible=reversible)
+        model = zoo.Glow((8, 8, 1), levels=1, depth=depth, width=4, reversible=reversible)
         model.compile("sgd")
         model.optimizer.build(model.trainable_variables)
         return nodes(model.train_step, tf.zeros((2, 8, 8, 1), tf.uint8))
@@ -339,7 +339,7 @@ def test_regularizers_and_constraints_are_those_of_single_steps():
 @pytest.mark.parametrize(
     "make",
     [
-        lambda **options: zoo.Glow((4, 4, 1), levels=2, depth=3, width=4, seed=0, **options),
+        lambda **options: zoo.Glow((4, 4, 1), levels=1, depth=3, width=4, seed=0, **options),
         lambda **options: zoo.NICE((5,), depth=7, width=4, num_hidden=1, seed=0, **options),
         lambda **options: zoo.RealNVP((5,), depth=6, width=4, batch_norm=False, seed=0, **options),
     ],
