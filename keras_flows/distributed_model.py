@@ -57,7 +57,7 @@ class DistributedModel(keras.Model):
     def fit(self, *args, verbose="auto", callbacks=None, **kwargs):
         self._check_strategy()
         strategy = self.distribute_strategy
-        if self.optimizer is not None and not self.optimizer.built:
+        if self.compiled and self.optimizer is not None and not self.optimizer.built:
             # Variables made while a step is traced would have it traced twice.
             with strategy.scope():
                 self.optimizer.build(self.trainable_variables)
@@ -72,10 +72,11 @@ class DistributedModel(keras.Model):
         except _LOST as error:
             if distribute.num_workers(strategy) == 1:
                 raise
+            reason = error.message.strip().splitlines()[-1].strip()
             raise ConnectionError(
-                "Training has stopped: another worker was lost, or could not be reached "
-                f"({error.message.strip().splitlines()[-1].strip()}). Start all workers again; with "
-                "a BackupAndRestore callback they go on from the last epoch that it saved."
+                f"Training has stopped: another worker was lost, or could not be reached ({reason}). "
+                "Start all workers again; with a BackupAndRestore callback they go on from the last "
+                "epoch that it saved."
             ) from error
 
     def evaluate(self, *args, verbose="auto", **kwargs):
@@ -135,7 +136,7 @@ class DistributedModel(keras.Model):
         return verbose if distribute.is_chief(self.distribute_strategy) else 0
 
     def _check_strategy(self):
-        strategy, optimizer = self.distribute_strategy, self.optimizer
+        strategy, optimizer = self.distribute_strategy, getattr(self, "optimizer", None)
         for variable in [*self.variables, *getattr(optimizer, "variables", [])]:
             if not strategy.extended.variable_created_in_scope(variable.value):
                 raise ValueError(

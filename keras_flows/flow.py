@@ -239,12 +239,15 @@ class Flow(ConstructorConfig, DistributedModel):
         if not self.trainable_weights:
             raise ValueError("All weights of the model are frozen: there is nothing to fit.")
         inputs.check_dataset(x, self.input_shape, read_again=True)
+        self._check_strategy()
         if not self.adapted:
             self.adapt(x, y)
         else:
             first, labels = inputs.first_examples(x, y, 1)
             self._check_batch(first)
             self._labels(labels, len(first))
+        replicas = self.distribute_strategy.num_replicas_in_sync
+        inputs.check_batch_size(x, batch_size, replicas)
         if isinstance(x, tf.data.Dataset) and self.compiled:
             kwargs.setdefault("shuffle", False)  # or Keras warns that it cannot
         if not isinstance(callbacks, keras.callbacks.CallbackList):

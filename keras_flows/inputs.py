@@ -137,6 +137,22 @@ def first_examples(x, y, count):
     return tf.concat(xs, axis=0)[:count], tf.concat(ys, axis=0)[:count] if ys else None
 
 
+def check_batch_size(x, batch_size, replicas):
+    """Refuses batches, as `fit` got them, that have not an example for each replica."""
+    if replicas == 1:
+        return
+    if hasattr(x, "shape"):
+        size = min(batch_size or 32, len(x))
+    else:
+        first = x[0] if isinstance(x, keras.utils.PyDataset) else next(iter(x))
+        size = len(keras.utils.unpack_x_y_sample_weight(first)[0])
+    if size < replicas:
+        raise ValueError(
+            f"A batch must have an example for each of the {replicas} replicas, which share it. "
+            f"Received: a batch of {size}"
+        )
+
+
 def check_input_shape(input_shape):
     """(D,) with D >= 1 or (height, width, channels), all known."""
     shape = tuple(input_shape) if hasattr(input_shape, "__iter__") else ()

@@ -31,7 +31,7 @@ else:
 
 import keras  # noqa: E402
 
-from keras_flows import dequantization, layers, zoo  # noqa: E402
+from keras_flows import Flow, dequantization, layers, networks, zoo  # noqa: E402
 
 VECTOR, IMAGE = (4,), (4, 4, 1)
 MODELS = {
@@ -45,6 +45,16 @@ MODELS = {
 }
 # A first batch that two replicas cannot share evenly; a last one of one example.
 EXAMPLES, BATCH = 15, 7
+
+if STRATEGY not in ("none", "multi_worker"):
+    with strategy.scope():
+        model = zoo.NICE(IMAGE, depth=3, width=8, num_hidden=1)
+        model.compile()
+    images = np.full((2, *IMAGE), 200, "uint8")  # the same for each of two replicas
+    model.adapt(images)
+    model.evaluate(images, batch_size=2, verbose=0)
+    totals = strategy.experimental_local_results(model.metrics[1].variables[0].value)
+    np.savez(f"{OUTPUT}-noise", *totals)
 
 
 def middle(shape, dtype, *_):
@@ -62,6 +72,18 @@ if STRATEGY == "multi_worker":
         layer.adapt(mine)
     np.savez(f"{OUTPUT}-adapt", mine, *layer.get_weights())
 
+
+class BatchLogs(keras.callbacks.Callback):
+    """What the progress bar shows."""
+
+    def __init__(self):
+        super().__init__()
+        self.losses = []
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.losses.append(float(logs["loss"]))
+
+
 for case in CASES:
     keras.utils.set_random_seed(0)
     with strategy.scope():
@@ -73,7 +95,9 @@ for case in CASES:
     else:
         x = rng.normal(size=(EXAMPLES, *model.input_shape))
     batches = tf.data.Dataset.from_tensor_slices(x).batch(BATCH)
-    results = model.fit(batches, epochs=3, verbose=0).history
+    shown = BatchLogs()
+    results = model.fit(batches, epochs=3, verbose=0, callbacks=[shown]).history
+    results["shown"] = shown.losses
     if case.startswith("nice"):  # which is traced soonest
         evaluated = model.evaluate(batches, verbose=0, return_dict=True)
         results.update({f"evaluated_{name}": value for name, value in evaluated.items()})
@@ -107,3 +131,37 @@ def error(model_class):
 
 
 np.savez(f"{OUTPUT}-stock", symbolic_build=error(keras.Sequential), scalar_logs=error(Unbuilt))
+
+# What is refused before training starts.
+
+
+def refused(model=None, *, optimizer="sgd", batch_size=4, **options):
+    """The error of a fit in the strategy's scope, by default of what is made there, too."""
+    try:
+        with strategy.scope():
+            model = model or MODELS["nice_vectors"]()
+            model.compile(optimizer, **options)
+            model.fit(np.zeros((8, *VECTOR)), batch_size=batch_size, verbose=0)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+if strategy.num_replicas_in_sync > 1:
+    bijection = layers.AdditiveCoupling(networks.MLP(4))
+    bijection.build((None, *VECTOR))
+    with strategy.scope():
+        around = Flow(bijection, VECTOR)
+        accumulating = keras.optimizers.SGD(gradient_accumulation_steps=2)
+        overwriting = keras.optimizers.SGD(use_ema=True, ema_overwrite_frequency=2)
+    np.savez(
+        f"{OUTPUT}-refused",
+        model=refused(MODELS["nice_vectors"]()),
+        bijection=refused(around),
+        optimizer=refused(optimizer=keras.optimizers.SGD()),
+        batch=refused(batch_size=1),
+        jit_compile=refused(jit_compile=True),
+        steps_per_execution=refused(steps_per_execution=2),
+        gradient_accumulation_steps=refused(optimizer=accumulating),
+        ema_overwrite_frequency=refused(optimizer=overwriting),
+    )

@@ -1,6 +1,7 @@
 """Many devices and many processes learn what one device learns; what is killed goes on."""
 
 import csv
+import json
 import pathlib
 import runpy
 import signal
@@ -11,8 +12,9 @@ import time
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
-from keras_flows import dequantization
+from keras_flows import dequantization, zoo
 
 ROOT = pathlib.Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
@@ -111,6 +113,18 @@ def test_replicas_learn_the_same(tmp_path, run_here):
         "Keras now trains on a first batch that replicas cannot share evenly: "
         "take `_maybe_symbolic_build` out of DistributedModel."
     )
+    noisy = np.load(tmp_path / "many-noise.npz")
+    assert noisy["arr_0"] != noisy["arr_1"]  # bits of the same image, with each replica's noise
+    with np.load(tmp_path / "many-refused.npz") as refused:
+        errors = {name: str(error) for name, error in refused.items()}
+    for name in ("model", "bijection", "optimizer"):
+        assert "must be made within the scope of the strategy" in errors.pop(name), name
+    assert errors.pop("batch") == (
+        "A batch must have an example for each of the 2 replicas, which share it. "
+        "Received: a batch of 1"
+    )
+    for name, error in errors.items():
+        assert f"Keras does not support `{name}` on several replicas" in error
 
 
 def test_workers_learn_the_same(tmp_path, run_here):
@@ -180,3 +194,85 @@ def test_training_goes_on_after_a_worker_was_killed(victim, tmp_path, run_here):
     assert f"Epoch {epochs + 1}/6" in (tmp_path / "resumed.log").read_text()
     np.testing.assert_allclose(logged(tmp_path / "run"), logged(tmp_path / "whole"), rtol=1e-4)
     assert keras.models.load_model(tmp_path / "run" / "model.keras").adapted
+
+
+def test_slurm_job_of_the_readme(tmp_path, monkeypatch):
+    """On a cluster of two hosts, with Slurm's commands and the training replaced."""
+    job = (ROOT / "README.md").read_text().split("```bash\n")[1].split("```")[0]
+    for name, body in (
+        ("scontrol", "echo gpu17; echo gpu18"),
+        ("srun", 'shift; for i in 0 1; do SLURM_PROCID=$i "$@"; done'),
+        ("train", 'echo "$TF_CONFIG" | tr -d "\\n"; echo'),
+    ):
+        (tmp_path / name).write_text(f"#!/bin/bash\n{body}\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    job = job.replace(".venv/bin/python tools/train.py", "train")
+    done = subprocess.run(["bash", "-c", job], capture_output=True, text=True, check=True)
+    texts = done.stdout.splitlines()
+    assert len(texts) == 2
+    for index, text in enumerate(texts):
+        cluster.check_tf_config(text)
+        config = json.loads(text)
+        assert config["cluster"] == {"worker": ["gpu17:12345", "gpu18:12345"]}
+        assert config["task"]["index"] == index
+
+
+# Bad input.
+
+
+HOSTS = '"cluster": {"worker": ["a:1", "b:1"]}'
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        (None, "it is not set"),
+        ("{", "it is no JSON"),
+        ("[]", "no cluster"),
+        ('{"task": {"type": "worker", "index": 0}}', "no cluster"),
+        ('{"cluster": {"worker": ["a:1"], "ps": ["b:1"]}}', r"\['ps'\] are not among"),
+        ('{"cluster": {"worker": "a:1"}}', "hosts must be lists"),
+        ('{"cluster": {"worker": ["a"]}}', "a host has no port"),
+        ('{"cluster": {}}', "no hosts"),
+        ('{"cluster": {"worker": ["a:1", "a:1"]}}', "listed twice"),
+        ("{" + HOSTS + "}", "no task of the cluster"),
+        ("{" + HOSTS + ', "task": {"type": "chief", "index": 0}}', "no task of the cluster"),
+        ("{" + HOSTS + ', "task": {"type": "worker", "index": 2}}', r"must be in 0\.\.1"),
+        ("{" + HOSTS + ', "task": {"type": "worker", "index": "0"}}', r"must be in 0\.\.1"),
+    ],
+)
+def test_malformed_tf_config_is_refused(text, why, monkeypatch, capsys):
+    if text is not None:
+        monkeypatch.setenv("TF_CONFIG", text)
+    with pytest.raises(ValueError, match=f"TF_CONFIG must be like .* {why}.*Received: TF_CONFIG="):
+        cluster.make_strategy("multi_worker")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--strategy", "parameter_server"), "invalid choice: 'parameter_server'"),
+        (("--strategy", "multi_worker"), "TF_CONFIG must be like"),
+        (("--strategy", "mirrored", "--batch_size", "0"), "at least the number of replicas, 1"),
+        (("--workers", "0"), "--workers takes a positive number"),
+        (("--strategy", "mirrored", "--workers", "2"), "--workers takes a positive number"),
+    ],
+)
+def test_training_tool_refuses(arguments, message, tmp_path, run_here, capsys):
+    with pytest.raises(SystemExit):
+        run_here(train_command(tmp_path / "run", tmp_path, *arguments))
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_unknown_strategy_is_refused():
+    with pytest.raises(ValueError, match="A strategy must be one of .* Received: 'horovod'"):
+        cluster.make_strategy("horovod")
+
+
+def test_parameter_servers_are_refused(monkeypatch):
+    strategy = object.__new__(tf.distribute.ParameterServerStrategy)
+    monkeypatch.setattr(tf.distribute, "get_strategy", lambda: strategy)
+    with pytest.raises(ValueError, match="does not support ParameterServerStrategy"):
+        zoo.NICE((4,))

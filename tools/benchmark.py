@@ -5,6 +5,8 @@ change of the machine's pace meets all of them alike; compare ratios, not millis
 with `pip install keras_flows[bench]`; one that is missing is a row that says so.
 
 `bare` is the physical limit: the couplings' networks alone, trained on noise, with nothing around.
+
+`--strategy multi_worker` times Glow on 1 and 2 workers instead.
 """
 
 import argparse
@@ -307,8 +309,31 @@ def main():
     parser.add_argument("--batch_size", type=int, help="default: 32; real_nvp: 1024")
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--only", nargs="+", default=(), help="names of contestants besides ours")
+    parser.add_argument("--strategy", choices=["multi_worker"], help="Glow on 1 and 2 workers")
     parser.add_argument("--json", help="file for all figures")
     arguments = parser.parse_args()
+    if arguments.strategy:
+        every = scaling_figures(arguments)
+    else:
+        every = comparison(parser, arguments)
+    if arguments.json:
+        with open(arguments.json, "w") as file:
+            json.dump(every, file, indent=1)
+
+
+def scaling_figures(arguments):
+    """Prints a table for each depth, and returns {depth: figures}."""
+    import scaling
+
+    every = {}
+    for depth in arguments.depth or [8]:
+        every[depth] = scaling.measure(depth, arguments.batch_size or 32, arguments.rounds)
+        print(scaling.table(every[depth], depth), end="\n\n", flush=True)
+    return every
+
+
+def comparison(parser, arguments):
+    """Prints a table for each depth, and returns {depth: figures}."""
     depths = arguments.depth or {"glow": [4, 8, 16, 32], "real_nvp": [8]}[arguments.model]
     batch_size = arguments.batch_size or {"glow": 32, "real_nvp": 1024}[arguments.model]
     names = list(contestants(arguments.model))
@@ -321,9 +346,7 @@ def main():
     for depth in depths:
         every[depth] = measure(arguments.model, names, depth, batch_size, arguments.rounds)
         print(table(every[depth], depth, batch_size), end="\n\n", flush=True)
-    if arguments.json:
-        with open(arguments.json, "w") as file:
-            json.dump(every, file, indent=1)
+    return every
 
 
 if __name__ == "__main__":
