@@ -62,7 +62,7 @@ class DistributedModel(keras.Model):
             with strategy.scope():
                 self.optimizer.build(self.trainable_variables)
         if distribute.num_workers(strategy) > 1:
-            callbacks = keras.tree.flatten(callbacks or [])
+            callbacks = keras.tree.flatten(getattr(callbacks, "callbacks", callbacks) or [])
             if not distribute.is_chief(strategy):
                 callbacks = [c for c in callbacks if not isinstance(c, _WRITERS)]
             callbacks = [*callbacks, _StartAsTheChief()]
@@ -72,7 +72,8 @@ class DistributedModel(keras.Model):
         except _LOST as error:
             if distribute.num_workers(strategy) == 1:
                 raise
-            reason = error.message.strip().splitlines()[-1].strip()
+            lines = error.message.strip().splitlines()
+            reason = next((line for line in lines if "aborted by" in line), lines[0])
             raise ConnectionError(
                 f"Training has stopped: another worker was lost, or could not be reached ({reason}). "
                 "Start all workers again; with a BackupAndRestore callback they go on from the last "

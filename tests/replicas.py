@@ -109,6 +109,10 @@ for case in CASES:
     ]
     np.savez(f"{OUTPUT}-{case}", *weights, **results)
 
+if STRATEGY == "multi_worker":  # each names the same files, and the chief writes them
+    model.save(f"{sys.argv[2]}.keras")
+    model.export(f"{sys.argv[2]}-exported")
+
 # What DistributedModel mends in Keras, and whether Keras still needs it.
 
 

@@ -129,6 +129,12 @@ def test_replicas_learn_the_same(tmp_path, run_here):
 
 def test_workers_learn_the_same(tmp_path, run_here):
     check_workers(2, ["nice_images", "real_nvp_vectors", "glow_vectors"], tmp_path, run_here)
+    model = keras.models.load_model(tmp_path / "many.keras")
+    x = np.random.default_rng(0).normal(size=(5, 4))
+    exported = tf.saved_model.load(tmp_path / "many-exported").signatures["log_prob"]
+    np.testing.assert_allclose(
+        exported(x=tf.constant(x, tf.float32))["log_prob"], model.log_prob(x), rtol=1e-5
+    )
     examples, bias, log_scale = zip(
         *(np.load(tmp_path / f"many-{i}-adapt.npz").values() for i in range(2))
     )
@@ -154,7 +160,14 @@ def test_all_models_learn_the_same(check, count, tmp_path, run_here):
 def train_command(run, data_dir, *more):
     return [
         *(sys.executable, str(ROOT / "tools" / "train.py"), "--run", str(run)),
-        *("--model", "NICE", "--arguments", '{"depth": 3, "width": 8}', "--epochs", "6"),
+        *(
+            "--model",
+            "NICE",
+            "--arguments",
+            '{"depth": 3, "width": 8, "num_hidden": 1}',
+            "--epochs",
+            "6",
+        ),
         *("--dataset", "moons", "--data_dir", str(data_dir), "--batch_size", "20"),
         *("--train_split", "train[:190]", "--validation_split", "train[190:240]", *more),
     ]

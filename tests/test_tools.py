@@ -134,3 +134,14 @@ def test_benchmark_knows_its_contestants(tool, capsys):
     with pytest.raises(SystemExit):
         tool("benchmark", "--only", "jax")
     assert "--only takes keras_flows, reversible, bare" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_benchmark_compares_numbers_of_workers(tool, tmp_path, capsys):
+    path = tmp_path / "figures.json"
+    sizes = ("--depth", 1, "--batch_size", 4, "--rounds", 2)
+    tool("benchmark", "--strategy", "multi_worker", *sizes, "--json", path)
+    one, same_global, same_local = json.loads(path.read_text())["1"].values()
+    for figures, examples in ((one, 4), (same_global, 4), (same_local, 8)):
+        assert figures["images_per_second"] == pytest.approx(examples / np.median(figures["all"]))
+    assert "| 2 workers, local batch 4 |" in capsys.readouterr().out

@@ -103,12 +103,12 @@ def work(depth, batch_size):
     with strategy.scope():
         model = zoo.Glow((SIZE, SIZE, 3), levels=LEVELS, depth=depth, width=WIDTH)
         model.compile(keras.optimizers.Adam(1e-4))
+        model.optimizer.build(model.trainable_variables)
     batches = tf.data.Dataset.from_tensors(images).repeat().prefetch(1)
     options = tf.data.Options()
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
     batches = batches.with_options(options)
     model.adapt(batches)
-    model.optimizer.build(model.trainable_variables)
     model.make_train_function()
     batches = iter(strategy.experimental_distribute_dataset(batches))
     for _ in sys.stdin:
