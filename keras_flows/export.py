@@ -3,6 +3,7 @@
 import os
 import shutil
 import tempfile
+import warnings
 
 import tensorflow as tf
 
@@ -21,7 +22,9 @@ def export(flow, path):
     - `sample`: seed (batch, 2) int32, temperature (batch,) -> x, row i from seed[i] alone
 
     Images are uint8, all else float32; a class-conditional model takes `labels`, int32 (batch,), in
-    each. It needs TensorFlow alone, without Python ops or XLA, and appears under its name complete.
+    each. It needs TensorFlow alone, without Python ops or XLA, and appears under its name complete,
+    with a request for each signature in `assets.extra`, by which TF Serving warms up (if
+    `tensorflow-serving-api` is installed; a warning otherwise).
 
     Raises:
         FileExistsError: if `path` holds something.
@@ -39,7 +42,10 @@ def export(flow, path):
         module = tf.Module()
         # What a signature reads must hang on the object that is saved.
         module.weights = [variable.value for variable in flow.variables]
-        tf.saved_model.save(module, scratch, signatures=_signatures(flow))
+        signatures = _signatures(flow)
+        tf.saved_model.save(module, scratch, signatures=signatures)
+        model_name = os.path.basename(os.path.dirname(os.path.abspath(path)))
+        _write_warmup(model_name, signatures, os.path.join(scratch, "assets.extra"))
         os.chmod(scratch, 0o755)
         os.replace(scratch, path)
     except BaseException:
@@ -100,6 +106,31 @@ def _signatures(flow):
             (sample, seed, temperature),
         )
     }
+
+
+def _write_warmup(model_name, signatures, folder):
+    """A request of one example, all zeros, for each signature."""
+    try:
+        from tensorflow_serving.apis.predict_pb2 import PredictRequest
+        from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog, PredictLog
+    except ImportError:
+        warnings.warn(
+            "Exported without requests by which TF Serving warms up: they need "
+            "`pip install tensorflow-serving-api`.",
+            stacklevel=4,
+        )
+        return
+    os.makedirs(folder)
+    with tf.io.TFRecordWriter(os.path.join(folder, "tf_serving_warmup_requests")) as file:
+        for name, function in signatures.items():
+            request = PredictRequest()
+            request.model_spec.name = model_name
+            request.model_spec.signature_name = name
+            for spec in function.input_signature:
+                example = tf.zeros([1, *spec.shape[1:]], spec.dtype)
+                request.inputs[spec.name].CopyFrom(tf.make_tensor_proto(example))
+            log = PredictionLog(predict_log=PredictLog(request=request))
+            file.write(log.SerializeToString())
 
 
 def _as_constants(bijection, inverse):

@@ -1,6 +1,9 @@
 """Exported models give the numbers of Python in TensorFlow alone and in the C++ loader."""
 
+import json
+import pathlib
 import pickle
+import runpy
 import subprocess
 import sys
 import textwrap
@@ -12,12 +15,15 @@ import pytest
 import saved_model_runner as smr
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
+from tensorflow_serving.apis.predict_pb2 import PredictRequest, PredictResponse
+from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 from test_flow import perturb
 
 from keras_flows import zoo
 
 saved_model_runner = smr.saved_model_runner  # registers the fixture
 
+TOOLS = pathlib.Path(__file__).parent.parent / "tools"
 SEED, TEMPERATURE = 3, 0.7
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (5, 4, 4, 1), dtype="uint8")
@@ -203,3 +209,90 @@ def test_variables_are_stored_once(exported):
     ]
     expected = [list(weight.shape) for weight in exported.model.weights]
     assert sorted(stored) == sorted(expected)
+
+
+# For TF Serving.
+
+
+def test_warmup_asks_each_signature(exported, saved_model_runner):
+    records = tf.data.TFRecordDataset(f"{exported.path}/assets.extra/tf_serving_warmup_requests")
+    requests = []
+    for record in records:
+        request = PredictionLog.FromString(record.numpy()).predict_log.request
+        assert request.model_spec.name == "model"
+        inputs = {name: tf.make_ndarray(proto) for name, proto in request.inputs.items()}
+        requests.append((request.model_spec.signature_name, inputs))
+    assert [name for name, _ in requests] == [name for name, _ in exported.requests]
+    responses = smr.run(saved_model_runner, exported.path, requests)
+    for response, wanted in zip(responses, exported.responses, strict=True):
+        assert {k: v.shape for k, v in response.items()} == {
+            k: (1, *v.shape[1:]) for k, v in wanted.items()
+        }
+
+
+def test_warmup_needs_the_messages_of_tf_serving(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorflow_serving.apis.predict_pb2", None)
+    model, _, _ = double_precision_vectors()
+    with pytest.warns(UserWarning, match="pip install tensorflow-serving-api"):
+        model.export(tmp_path / "model")
+    assert not (tmp_path / "model" / "assets.extra").exists()
+    assert tf.saved_model.load(str(tmp_path / "model")).signatures
+
+
+def example(name):
+    return SimpleNamespace(**runpy.run_path(str(TOOLS / "examples" / f"{name}.py")))
+
+
+def signature_inputs(path):
+    """{signature: {input: (dtype, shape)}} as the SavedModel says."""
+    proto = saved_model_pb2.SavedModel.FromString(
+        (pathlib.Path(path) / "saved_model.pb").read_bytes()
+    )
+    return {
+        name: {
+            key: (tf.as_dtype(info.dtype), tf.TensorShape(info.tensor_shape))
+            for key, info in signature.inputs.items()
+        }
+        for name, signature in proto.meta_graphs[0].signature_def.items()
+    }
+
+
+def test_grpc_client(exported):
+    client = example("grpc_client")
+    loaded, specs = tf.saved_model.load(exported.path), signature_inputs(exported.path)
+    for (signature, inputs), wanted in zip(exported.requests, exported.responses):
+        sent = client.make_request("glow", signature, inputs).SerializeToString()
+        request = PredictRequest.FromString(sent)
+        assert (request.model_spec.name, request.model_spec.signature_name) == ("glow", signature)
+        received = {name: tf.make_ndarray(proto) for name, proto in request.inputs.items()}
+        assert received.keys() == specs[signature].keys()
+        for name, (dtype, shape) in specs[signature].items():
+            assert received[name].dtype == dtype and shape.is_compatible_with(received[name].shape)
+        outputs = loaded.signatures[signature](**{k: tf.constant(v) for k, v in received.items()})
+        response = PredictResponse(
+            outputs={name: tf.make_tensor_proto(value) for name, value in outputs.items()}
+        )
+        assert_same([{name: client.parse_response(response, name) for name in outputs}], [wanted])
+
+
+def test_rest_client(exported):
+    client = example("rest_client")
+    loaded, specs = tf.saved_model.load(exported.path), signature_inputs(exported.path)
+    for (signature, inputs), wanted in zip(exported.requests, exported.responses):
+        lists = {name: value.tolist() for name, value in inputs.items()}
+        request = json.loads(client.make_request(signature, lists))
+        assert request["signature_name"] == signature
+        assert request["inputs"].keys() == specs[signature].keys()
+        received = {
+            name: tf.ensure_shape(tf.constant(request["inputs"][name], dtype), shape)
+            for name, (dtype, shape) in specs[signature].items()
+        }
+        outputs = {k: v.numpy() for k, v in loaded.signatures[signature](**received).items()}
+        lists = {name: value.tolist() for name, value in outputs.items()}
+        # As TF Serving writes it, whose rule for a single output this is.
+        text = json.dumps({"outputs": lists if len(lists) > 1 else next(iter(lists.values()))})
+        parsed = {
+            name: np.array(client.parse_response(text, name), value.dtype)
+            for name, value in outputs.items()
+        }
+        assert_same([parsed], [wanted])

@@ -10,6 +10,8 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from google.protobuf import text_format
+from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
 TOOLS = pathlib.Path(__file__).parent.parent / "tools"
 GLOW = '{"levels": 1, "depth": 1, "width": 4, "num_classes": 10}'
@@ -102,12 +104,34 @@ def test_sample_writes_a_grid(tool, trained, tmp_path):
     tool("sample", trained / "model.keras", "--output", output, "--n", 1, "--label", 3)
 
 
-def test_export_lists_the_signatures(tool, trained, tmp_path, capsys):
-    tool("export", trained / "model.keras", "--output", tmp_path / "served" / "1")
+def test_export_makes_what_tf_serving_mounts(tool, trained, tmp_path, capsys):
+    served = tmp_path / "served"
+    served.mkdir()
+    (served / "models.config").write_text(
+        'model_config_list { config { name: "other" base_path: "/models/other" } }'
+    )
+    for version in ("1", "2"):
+        tool("export", trained / "model.keras", "--output", served / "digits")
+        assert sorted(path.name for path in (served / "digits").iterdir())[-1] == version
     printed = capsys.readouterr().out
     assert "log_prob: " in printed and "x uint8(None, 8, 8, 1)" in printed
-    with pytest.raises(FileExistsError):
-        tool("export", trained / "model.keras", "--output", tmp_path / "served" / "1")
+    assert f"-v '{served}:/models' tensorflow/serving" in printed
+    assert "/v1/models/digits:predict" in printed and '"labels"' in printed
+    config = text_format.Parse((served / "models.config").read_text(), ModelServerConfig())
+    names = [(model.name, model.base_path) for model in config.model_config_list.config]
+    assert names == [("other", "/models/other"), ("digits", "/models/digits")]
+    assert "max_batch_size" in (served / "batching.config").read_text()
+    assert sorted(path.name for path in served.iterdir()) == [
+        *("batching.config", "digits", "models.config")
+    ]
+
+
+def test_export_leaves_a_file_alone_that_is_no_configuration(tool, trained, tmp_path):
+    (tmp_path / "models.config").write_text("no configuration")
+    with pytest.raises(SystemExit, match="is not a configuration of TF Serving"):
+        tool("export", trained / "model.keras", "--output", tmp_path / "digits")
+    assert (tmp_path / "models.config").read_text() == "no configuration"
+    assert not (tmp_path / "digits").exists()
 
 
 def test_benchmark_compares_in_turns(tool, tmp_path, capsys):

@@ -1,27 +1,96 @@
 #!/usr/bin/env python
-"""Exports a trained model as a SavedModel that TF Serving loads.
+"""Exports a trained model as the next version in a folder that TF Serving mounts.
 
-tools/export.py runs/cifar10/model.keras --output served/glow/1
+    tools/export.py runs/cifar10/model.keras --output served/cifar10
+
+writes served/cifar10/1, then 2, and so on; adds the model to served/models.config, and writes
+served/batching.config if there is none. It prints how to serve it and how to ask.
 """
 
 import argparse
+import pathlib
 
 import keras
 import tensorflow as tf
+from google.protobuf import text_format
+from tensorflow_serving.config import model_server_config_pb2
 
 import keras_flows  # noqa: F401 - the model's classes
+
+BATCHING = """\
+max_batch_size { value: 64 }
+batch_timeout_micros { value: 1000 }
+max_enqueued_batches { value: 1000 }
+num_batch_threads { value: 4 }
+"""
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", help="a .keras file")
-    parser.add_argument("--output", required=True, help="a new or empty folder")
+    parser.add_argument(
+        "--output", required=True, type=pathlib.Path, help="folder of the model's versions"
+    )
     options = parser.parse_args()
+    output = options.output.absolute()
+    config = add_to_config(output)
 
-    keras.models.load_model(options.model).export(options.output)
-    for name, signature in tf.saved_model.load(options.output).signatures.items():
+    version = output / str(next_version(output))
+    keras.models.load_model(options.model).export(version)
+    (output.parent / "models.config").write_text(config)
+    batching = output.parent / "batching.config"
+    if not batching.exists():
+        batching.write_text(BATCHING)
+
+    print(f"Exported {version}")
+    for name, signature in tf.saved_model.load(str(version)).signatures.items():
         inputs = signature.structured_input_signature[1]
-        print(f"{name}: {_tensors(inputs)} -> {_tensors(signature.structured_outputs)}")
+        print(f"  {name}: {_tensors(inputs)} -> {_tensors(signature.structured_outputs)}")
+    print(USAGE.format(root=output.parent, name=output.name, labels=_labels(version)))
+
+
+USAGE = """
+Serve it (gRPC on port 8500, REST on 8501):
+
+  docker run --rm -p 8500:8500 -p 8501:8501 -v '{root}:/models' tensorflow/serving \\
+      --model_config_file=/models/models.config \\
+      --enable_batching --batching_parameters_file=/models/batching.config
+
+Ask for two samples by REST, and by gRPC:
+
+  curl http://localhost:8501/v1/models/{name}:predict -d \\
+      '{{"signature_name": "sample", "inputs": {{"seed": [[1, 0], [1, 1]], "temperature": [0.7, 0.7]{labels}}}}}'
+
+  python tools/examples/grpc_client.py localhost:8500 {name} --n 2"""
+
+
+def next_version(folder):
+    """One more than the largest there is."""
+    versions = [int(path.name) for path in folder.glob("*") if path.name.isdigit()]
+    return max(versions, default=0) + 1
+
+
+def add_to_config(folder):
+    """The text of models.config beside `folder` with its model in it; the rest stays as it is."""
+    path = folder.parent / "models.config"
+    config = model_server_config_pb2.ModelServerConfig()
+    if path.exists():
+        try:
+            text_format.Parse(path.read_text(), config)
+        except text_format.ParseError as error:
+            raise SystemExit(f"{path} is not a configuration of TF Serving: {error}") from error
+    models = config.model_config_list.config
+    if folder.name not in [model.name for model in models]:
+        models.add(
+            name=folder.name, base_path=f"/models/{folder.name}", model_platform="tensorflow"
+        )
+        return text_format.MessageToString(config)
+    return path.read_text()
+
+
+def _labels(version):
+    inputs = tf.saved_model.load(str(version)).signatures["sample"].structured_input_signature[1]
+    return ', "labels": [0, 1]' if "labels" in inputs else ""
 
 
 def _tensors(specs):
