@@ -21,6 +21,10 @@ def export(flow, path):
     - `decode`: z (batch, D) -> x
     - `sample`: seed (batch, 2) int32, temperature (batch,) -> x, row i from seed[i] alone
 
+    Inputs of other shapes than these, or of different numbers of rows, fail. Values do not: NaN and
+    infinity spoil their own row alone, and a temperature below 0 mirrors the latent. An empty batch
+    gives empty outputs; images, on a CPU with oneDNN, an error.
+
     Images are uint8, all else float32; a class-conditional model takes `labels`, int32 (batch,), in
     each. It needs TensorFlow alone, without Python ops or XLA, and appears under its name complete,
     with a request for each signature in `assets.extra`, by which TF Serving warms up (if
@@ -96,7 +100,7 @@ def _signatures(flow):
 
     return {
         function.__name__: tf.function(
-            function, input_signature=(*arguments, *labels), autograph=False
+            _checked(function), input_signature=(*arguments, *labels), autograph=False
         )
         for function, *arguments in (
             (serving_default, x),
@@ -106,6 +110,18 @@ def _signatures(flow):
             (sample, seed, temperature),
         )
     }
+
+
+def _checked(function):
+    """`function` that fails on inputs of wrong shapes, which a server does not compare."""
+
+    def checked(*tensors):
+        rows = tf.shape(tensors[0])[0]
+        same = [tf.debugging.assert_equal(tf.shape(other)[0], rows) for other in tensors[1:]]
+        with tf.control_dependencies(same):
+            return function(*(tf.ensure_shape(tensor, tensor.shape) for tensor in tensors))
+
+    return checked
 
 
 def _write_warmup(model_name, signatures, folder):

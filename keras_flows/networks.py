@@ -6,12 +6,11 @@ They end in features, not in parameters: the coupling owns the output layer.
 import itertools
 
 import keras
-import tensorflow as tf
 from keras import ops
 
 from keras_flows import distribute
 from keras_flows.inputs import check_integers
-from keras_flows.layers.scaled_conv2d import ScaledConv2D
+from keras_flows.layers.scaled_conv2d import ScaledConv2D, conv2d
 from keras_flows.serialization import ConstructorConfig
 
 
@@ -139,7 +138,7 @@ class WeightNormConv2D(ConstructorConfig, keras.layers.Layer):
         kernel = kernel * ops.rsqrt(ops.sum(ops.square(kernel), axis=(0, 1, 2)))
         if self.magnitude:
             kernel = kernel * self.magnitude_weight
-        result = tf.nn.conv2d(inputs, kernel, strides=1, padding="SAME")
+        result = conv2d(inputs, kernel)
         return result + self.bias if self.use_bias else result
 
 

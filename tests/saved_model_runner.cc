@@ -1,6 +1,10 @@
 // Runs signatures of a SavedModel without Python, through the C++ loader that TF Serving uses.
 //
-//     saved_model_runner SAVED_MODEL_DIR REQUEST_FILE RESPONSE_FILE
+//     saved_model_runner SAVED_MODEL_DIR REQUEST_FILE RESPONSE_FILE [THREADS ROUNDS]
+//
+// Given THREADS and ROUNDS, each thread runs all requests that many times, and the file has the
+// last round's responses, thread after thread. Prints by how many KiB the process grew meanwhile,
+// after a first round of one thread.
 //
 // Exit status: 0 when every request has its response (which may be an error of its own),
 // 2 for wrong usage or an unreadable file, 3 when TensorFlow does not load the model.
@@ -19,9 +23,11 @@
 #include <fstream>
 #include <map>
 #include <memory>
+#include <sstream>
 #include <stdexcept>
 #include <string>
 #include <string_view>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -260,25 +266,56 @@ void WriteResponse(std::ostream& file, const Error& error, const Tensors& tensor
   }
 }
 
+std::string Respond(const Model& model, const Request& request) {
+  std::ostringstream response;
+  try {
+    const Signature signature = Resolve(model, request.signature);
+    WriteResponse(response, {TF_OK, ""}, Run(model, signature, request.inputs));
+  } catch (const Error& error) {
+    WriteResponse(response, error, {});
+  }
+  return response.str();
+}
+
+std::string RespondToAll(const Model& model, const std::vector<Request>& requests) {
+  std::string responses;
+  for (const Request& request : requests) responses += Respond(model, request);
+  return responses;
+}
+
+long ResidentKiB() {
+  std::ifstream status("/proc/self/status");
+  for (std::string line; std::getline(status, line);)
+    if (line.rfind("VmRSS:", 0) == 0) return std::atol(line.c_str() + 6);
+  return 0;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) try {
-  if (argc != 4)
-    throw FileError{"usage: saved_model_runner SAVED_MODEL_DIR REQUEST_FILE RESPONSE_FILE"};
+  if (argc != 4 && argc != 6)
+    throw FileError{
+        "usage: saved_model_runner SAVED_MODEL_DIR REQUEST_FILE RESPONSE_FILE [THREADS ROUNDS]"};
   const std::vector<Request> requests = ReadRequests(argv[2]);
   const Model model(argv[1]);
-  std::ofstream responses(argv[3], std::ios::binary);
-  WriteInt(responses, requests.size());
-  for (const Request& request : requests) {
-    try {
-      const Signature signature = Resolve(model, request.signature);
-      WriteResponse(responses, {TF_OK, ""}, Run(model, signature, request.inputs));
-    } catch (const Error& error) {
-      WriteResponse(responses, error, {});
-    }
+  std::vector<std::string> responses{RespondToAll(model, requests)};
+  if (argc == 6) {
+    const int rounds = std::atoi(argv[5]);
+    const long before = ResidentKiB();
+    responses.resize(std::atoi(argv[4]));
+    std::vector<std::thread> threads;
+    for (std::string& mine : responses)
+      threads.emplace_back([&] {
+        for (int round = 0; round < rounds; ++round) mine = RespondToAll(model, requests);
+      });
+    for (std::thread& thread : threads) thread.join();
+    std::printf("%ld\n", ResidentKiB() - before);
   }
-  responses.close();
-  if (!responses) throw FileError{std::string("cannot write ") + argv[3]};
+  std::ofstream file(argv[3], std::ios::binary);
+  WriteInt(file, requests.size() * responses.size());
+  for (const std::string& each : responses) file << each;
+  file.close();
+  if (!file) throw FileError{std::string("cannot write ") + argv[3]};
   return 0;
 } catch (const Error& error) {
   std::fprintf(stderr, "saved_model_runner: status %d: %s\n", error.code, error.message.c_str());

@@ -39,7 +39,17 @@ def build(directory):
     lib = tf.sysconfig.get_lib()
     # The default linker takes 6 s for the 1 GB of TensorFlow; these take 1 or 2 s.
     fast = [f"-fuse-ld={name}" for name in ("lld", "gold") if shutil.which(f"ld.{name}")][:1]
-    command = [compiler, "-std=c++17", "-Wall", "-Wextra", "-Werror", source, "-o", executable]
+    command = [
+        compiler,
+        "-std=c++17",
+        "-pthread",
+        "-Wall",
+        "-Wextra",
+        "-Werror",
+        source,
+        "-o",
+        executable,
+    ]
     command += ["-isystem", tf.sysconfig.get_include(), f"-Wl,-rpath,{lib}", *fast]
     command += [f"{lib}/libtensorflow_cc.so.2", f"{lib}/libtensorflow_framework.so.2"]
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=300)
@@ -64,10 +74,25 @@ def run(executable, saved_model_dir, requests, timeout=120):
 
     Raises RunnerError when the model does not load.
     """
+    return _run(executable, saved_model_dir, requests, timeout)[0]
+
+
+def soak(executable, saved_model_dir, requests, threads, rounds, timeout=120):
+    """Each of the threads runs the requests for that many rounds.
+
+    Gives the responses of the last round, a list for each thread, and by how many KiB the process
+    grew after a first round.
+    """
+    responses, grown = _run(executable, saved_model_dir, requests, timeout, threads, rounds)
+    count = len(requests)
+    return [responses[i * count : (i + 1) * count] for i in range(threads)], int(grown)
+
+
+def _run(executable, saved_model_dir, requests, timeout, *options):
     with tempfile.TemporaryDirectory() as directory:
         inputs, outputs = Path(directory, "requests"), Path(directory, "responses")
         inputs.write_bytes(_encode(requests))
-        command = [executable, saved_model_dir, inputs, outputs]
+        command = [executable, saved_model_dir, inputs, outputs, *map(str, options)]
         done = subprocess.run(command, check=False, capture_output=True, timeout=timeout)
         log = done.stderr.decode(errors="replace")
         status = re.search(r"saved_model_runner: status (\d+): (.*)", log, re.DOTALL)
@@ -76,7 +101,7 @@ def run(executable, saved_model_dir, requests, timeout=120):
         if done.returncode != 0:
             raise RuntimeError(f"saved_model_runner: exit {done.returncode}\n{log}")
         with outputs.open("rb") as file:
-            return [_read_response(file) for _ in range(_read_int(file))]
+            return [_read_response(file) for _ in range(_read_int(file))], done.stdout
 
 
 def _ints(*values):

@@ -74,10 +74,11 @@ def assert_same(output, desired, cases):
             value = wanted[name]
             if name.startswith("arr_"):  # weights, by replica
                 value = np.broadcast_to(value, results[name].shape)
+            tolerance = 1e-4 if case.endswith("float32") else 1e-9
             np.testing.assert_allclose(
                 *(results[name], value),
-                rtol=1e-9,
-                atol=1e-12,  # a gradient of 0 is rounding noise
+                rtol=tolerance,
+                atol=tolerance / 1000,  # a gradient of 0 is rounding noise
                 err_msg=f"{case} {name}",
             )
 
@@ -108,7 +109,8 @@ def stock_error(kind, output):
 
 
 def test_replicas_learn_the_same(tmp_path, run_here):
-    check_replicas(2, ["nice_vectors", "real_nvp_images", "glow_images"], tmp_path, run_here)
+    cases = ["nice_vectors", "real_nvp_images", "glow_images_float32"]
+    check_replicas(2, cases, tmp_path, run_here)
     assert "must have the same size" in stock_error("symbolic_build", tmp_path / "many"), (
         "Keras now trains on a first batch that replicas cannot share evenly: "
         "take `_maybe_symbolic_build` out of DistributedModel."
@@ -151,7 +153,8 @@ def test_workers_learn_the_same(tmp_path, run_here):
 @pytest.mark.parametrize("count", [1, 2, 3])
 @pytest.mark.parametrize("check", [check_replicas, check_workers])
 def test_all_models_learn_the_same(check, count, tmp_path, run_here):
-    check(count, [*MODELS, "glow_reversible"], tmp_path, run_here)
+    others = ["real_nvp_images_float32", "glow_images_float32", "glow_reversible"]
+    check(count, [*MODELS, *others], tmp_path, run_here)
 
 
 # tools/train.py.

@@ -7,6 +7,7 @@ import runpy
 import subprocess
 import sys
 import textwrap
+import time
 from types import SimpleNamespace
 
 import keras
@@ -209,6 +210,92 @@ def test_variables_are_stored_once(exported):
     ]
     expected = [list(weight.shape) for weight in exported.model.weights]
     assert sorted(stored) == sorted(expected)
+
+
+# Bad requests, in C++.
+
+
+def bad_requests(requests):
+    """(what is wrong, request), of each signature."""
+    for signature, inputs in requests:
+        for name, value in inputs.items():
+            wrong = {
+                "rank": value[..., None],
+                "size": np.concatenate([value, value], axis=-1) if value.ndim > 1 else value[:2],
+                "rows": value[:3],
+                "dtype": value.astype("int64"),
+            }
+            if len(inputs) == 1:
+                del wrong["rows"]  # of what?
+            if value.ndim > 1:
+                wrong["a dimension less"] = value[0]
+            for what, bad in wrong.items():
+                yield f"{signature} {name}: {what}", (signature, {**inputs, name: bad})
+
+
+def test_bad_requests_fail_and_change_no_other(exported, saved_model_runner):
+    names, bad = zip(*bad_requests(exported.requests))
+    mixed = [request for each in bad for request in (each, exported.requests[0])]
+    responses = smr.run(saved_model_runner, exported.path, mixed)
+    for name, response in zip(names, responses[::2], strict=True):
+        assert isinstance(response, smr.RunnerError), name
+        assert response.code == tf.errors.INVALID_ARGUMENT, (name, response)
+    for response in responses[1::2]:
+        assert_same([response], exported.responses[:1])
+
+
+def test_values_have_results_of_their_own_row(exported, saved_model_runner):
+    """Empty batches, NaN, infinities and temperatures below zero; all documented in `export`."""
+    *data_requests, decode, sample = exported.requests
+    empty = [rows(request, 0, 0) for request in exported.requests]
+    z, temperature = decode[1]["z"].copy(), sample[1]["temperature"].copy()
+    z[1, 0], z[2, 0], temperature[1], temperature[2] = np.nan, np.inf, -0.5, np.nan
+    spoilt = [("decode", {**decode[1], "z": z})]
+    spoilt.append(("sample", {**sample[1], "temperature": temperature}))
+    wanted = exported.responses[3:]
+    if not exported.model.is_image:
+        for (signature, inputs), response in zip(data_requests, exported.responses):
+            x = inputs["x"].copy()
+            x[1, 0], x[2, 0] = np.nan, np.inf
+            spoilt.append((signature, {**inputs, "x": x}))
+            wanted = [*wanted, response]
+    responses = smr.run(saved_model_runner, exported.path, empty + spoilt)
+    for response, whole in zip(responses, exported.responses):
+        if exported.model.is_image and isinstance(response, smr.RunnerError):
+            assert response.code == tf.errors.INVALID_ARGUMENT  # of oneDNN's convolution
+            continue
+        shapes = {name: value.shape for name, value in response.items()}
+        assert shapes == {name: (0, *value.shape[1:]) for name, value in whole.items()}
+    others = [0, 3, 4]
+    for response, whole in zip(responses[5:], wanted, strict=True):
+        assert_same(
+            [{k: v[others] for k, v in response.items()}],
+            [{k: v[others] for k, v in whole.items()}],
+        )
+        if not exported.model.is_image:
+            assert all(np.isnan(v[1]).any() for v in response.values()) or "x" in response
+
+
+@pytest.mark.parametrize("seconds", [5, pytest.param(60, marks=pytest.mark.slow)])
+def test_four_threads_at_once(seconds, exports, saved_model_runner):
+    """On the largest model, good and bad requests; memory stays flat."""
+    exported = exports[image_glow]
+    requests = [*exported.requests, *(request for _, request in bad_requests(exported.requests))]
+    start = time.monotonic()
+    smr.soak(saved_model_runner, exported.path, requests, 1, 1)
+    loading = time.monotonic() - start
+    start = time.monotonic()
+    smr.soak(saved_model_runner, exported.path, requests, 4, 10)
+    per_round = max((time.monotonic() - start - loading) / 10, 1e-3)
+    rounds = max(20, int(seconds / per_round))
+    assert 4 * rounds * len(requests) > 500
+    threads, grown = smr.soak(
+        saved_model_runner, exported.path, requests, 4, rounds, timeout=60 + 10 * seconds
+    )
+    for responses in threads:
+        assert_same(responses[:5], exported.responses)
+        assert all(isinstance(response, smr.RunnerError) for response in responses[5:])
+    assert grown < 16 * 1024
 
 
 # For TF Serving.

@@ -68,15 +68,28 @@ class ScaledConv2D(ConstructorConfig, keras.layers.Layer):
         if self.kernel_size > 1:
             edge = edge_response(self.edge_kernel, *inputs.shape[1:3])
         if self.normalize and adaptation.is_adapting():
-            raw = tf.nn.conv2d(inputs, kernel, strides=1, padding="SAME")
+            raw = conv2d(inputs, kernel)
             raw = raw if edge is None else raw + edge
             adapt_bias_and_log_scale(self.bias, self.log_scale, raw)
         # Scaling the kernel is cheaper than scaling the result.
         scale = ops.exp(LOG_SCALE_FACTOR * self.log_scale)
-        result = tf.nn.conv2d(inputs, kernel * scale, strides=1, padding="SAME")
+        result = conv2d(inputs, kernel * scale)
         if edge is None:
             return tf.nn.bias_add(result, self.bias * scale)
         return result + (edge + self.bias) * scale
+
+
+def conv2d(x, kernel):
+    """The convolution with zeros around x, for the empty batch of a replica, too."""
+    y = tf.nn.conv2d(x, kernel, strides=1, padding="SAME")
+    if tf.distribute.get_strategy().num_replicas_in_sync == 1:
+        return y
+    # oneDNN gives an empty batch the channels of x. The last size is always that of y; TensorFlow
+    # must not know, or it takes the reshape out as one that changes nothing.
+    *sizes, channels = y.shape[1:]
+    whole = tf.reshape(y, [tf.shape(x)[0], *sizes, tf.minimum(channels, channels + tf.size(x))])
+    whole.set_shape(y.shape)
+    return whole
 
 
 def edge_response(kernel, height, width):
