@@ -75,9 +75,9 @@ class DistributedModel(keras.Model):
             lines = error.message.strip().splitlines()
             reason = next((line for line in lines if "aborted by" in line), lines[0])
             raise ConnectionError(
-                f"Training has stopped: another worker was lost, or could not be reached ({reason}). "
-                "Start all workers again; with a BackupAndRestore callback they go on from the last "
-                "epoch that it saved."
+                f"Training has stopped: another worker was lost, or was out of reach ({reason}). "
+                "Start all workers again; with a BackupAndRestore callback they go on from the "
+                "last epoch that it saved."
             ) from error
 
     def evaluate(self, *args, verbose="auto", **kwargs):

@@ -223,7 +223,7 @@ class ResNet(ConstructorConfig, keras.layers.Layer):
 
 
 class _BatchNormalization(keras.layers.BatchNormalization):
-    """Keras' own; when synchronized, that takes the difference of two large sums for the variance."""
+    """Keras' own, which, if synchronized, has the variance as a difference of large numbers."""
 
     def _moments(self, inputs, mask):
         return distribute.channel_moments(inputs)

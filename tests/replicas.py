@@ -2,8 +2,8 @@
 
     replicas.py STRATEGY OUTPUT CASE ...
 
-STRATEGY is none, multi_worker, or the number of logical CPU devices to mirror on. OUTPUT-CASE.npz gets each
-case's losses, log-likelihoods and weights; each of several workers writes its own: OUTPUT-0-CASE.npz.
+STRATEGY is none, multi_worker, or the number of logical CPU devices to mirror on. OUTPUT-CASE.npz
+gets each case's losses, log-likelihoods and weights; several workers write OUTPUT-0-CASE.npz, ...
 """
 
 import json

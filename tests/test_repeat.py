@@ -1,4 +1,4 @@
-"""What `Repeat` promises beyond what every bijection does; test_bijections.py has its cases, too."""
+"""What `Repeat` promises beyond what every bijection does; test_bijections.py has its cases."""
 
 import os
 import pathlib
@@ -110,7 +110,10 @@ STEPS = {
 
 
 @pytest.mark.parametrize("floatx", ["float64"], indirect=True)
-@pytest.mark.parametrize("name", STEPS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow) if name == "repeat" else name for name in STEPS],
+)
 def test_a_reversible_gradient_is_that_of_the_loop(name, floatx):
     loop = make_repeat(STEPS[name](), 3, (5,), 0.2)
     reversible = layers.Repeat(STEPS[name](), 3, reversible=True)
@@ -340,8 +343,16 @@ def test_regularizers_and_constraints_are_those_of_single_steps():
     "make",
     [
         lambda **options: zoo.Glow((4, 4, 1), levels=1, depth=3, width=4, seed=0, **options),
-        lambda **options: zoo.NICE((5,), depth=7, width=4, num_hidden=1, seed=0, **options),
-        lambda **options: zoo.RealNVP((5,), depth=6, width=4, batch_norm=False, seed=0, **options),
+        pytest.param(
+            lambda **options: zoo.NICE((5,), depth=7, width=4, num_hidden=1, seed=0, **options),
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            lambda **options: zoo.RealNVP(
+                (5,), depth=6, width=4, batch_norm=False, seed=0, **options
+            ),
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=["Glow", "NICE", "RealNVP"],
 )

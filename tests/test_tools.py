@@ -69,6 +69,7 @@ def test_train_refuses_a_folder_with_other_settings(tool, trained, data_dir, cap
     assert before == {path: path.stat().st_mtime_ns for path in trained.iterdir()}
 
 
+@pytest.mark.slow  # the same of killed workers is in test_distribute.py
 def test_stopped_training_ends_as_if_it_had_not_been(
     tool, trained, tmp_path, data_dir, monkeypatch
 ):
@@ -116,7 +117,15 @@ def test_export_makes_what_tf_serving_mounts(tool, trained, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "log_prob: " in printed and "x uint8(None, 8, 8, 1)" in printed
     assert f"-v '{served}:/models' tensorflow/serving" in printed
-    assert "/v1/models/digits:predict" in printed and '"labels"' in printed
+    assert "/v1/models/digits:predict" in printed
+    request = json.loads(printed.split("predict -d \\\n")[-1].split("'")[1])
+    sample = tf.saved_model.load(str(served / "digits" / "2")).signatures["sample"]
+    sample(
+        **{  # as printed, for the class-conditional model
+            name: tf.constant(value, sample.structured_input_signature[1][name].dtype)
+            for name, value in request["inputs"].items()
+        }
+    )
     config = text_format.Parse((served / "models.config").read_text(), ModelServerConfig())
     names = [(model.name, model.base_path) for model in config.model_config_list.config]
     assert names == [("other", "/models/other"), ("digits", "/models/digits")]

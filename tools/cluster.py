@@ -31,7 +31,7 @@ def make_strategy(name):
 
 
 def check_tf_config(text):
-    """Refuses what is no TF_CONFIG of a worker, which TensorFlow would take in part, or wait for."""
+    """Refuses what is no TF_CONFIG of a worker: TensorFlow takes parts of it, or waits for ever."""
     rule = (
         'TF_CONFIG must be like {"cluster": {"worker": ["host0:port", "host1:port"]}, "task": '
         '{"type": "worker", "index": 0}}, with the same cluster and another index on each worker'
@@ -90,7 +90,7 @@ def start_workers(command, count, **options):
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for each in sockets:
             each.bind(("127.0.0.1", 0))
-        hosts = ["127.0.0.1:{}".format(each.getsockname()[1]) for each in sockets]
+        hosts = [f"127.0.0.1:{each.getsockname()[1]}" for each in sockets]
     processes = []
     for index in range(count):
         config = {"cluster": {"worker": hosts}, "task": {"type": "worker", "index": index}}

@@ -8,6 +8,7 @@ served/batching.config if there is none. It prints how to serve it and how to as
 """
 
 import argparse
+import json
 import pathlib
 
 import keras
@@ -43,10 +44,17 @@ def main():
         batching.write_text(BATCHING)
 
     print(f"Exported {version}")
-    for name, signature in tf.saved_model.load(str(version)).signatures.items():
+    signatures = tf.saved_model.load(str(version)).signatures
+    for name, signature in signatures.items():
         inputs = signature.structured_input_signature[1]
         print(f"  {name}: {_tensors(inputs)} -> {_tensors(signature.structured_outputs)}")
-    print(USAGE.format(root=output.parent, name=output.name, labels=_labels(version)))
+    inputs = {"seed": [[1, 0], [1, 1]], "temperature": [0.7, 0.7]}
+    conditional = "labels" in signatures["sample"].structured_input_signature[1]
+    if conditional:
+        inputs["labels"] = [3, 3]
+    request = json.dumps({"signature_name": "sample", "inputs": inputs})
+    label = " --label 3" if conditional else ""
+    print(USAGE.format(root=output.parent, name=output.name, request=request, label=label))
 
 
 USAGE = """
@@ -59,9 +67,9 @@ Serve it (gRPC on port 8500, REST on 8501):
 Ask for two samples by REST, and by gRPC:
 
   curl http://localhost:8501/v1/models/{name}:predict -d \\
-      '{{"signature_name": "sample", "inputs": {{"seed": [[1, 0], [1, 1]], "temperature": [0.7, 0.7]{labels}}}}}'
+      '{request}'
 
-  python tools/examples/grpc_client.py localhost:8500 {name} --n 2"""
+  python tools/examples/grpc_client.py localhost:8500 {name} --n 2{label}"""
 
 
 def next_version(folder):
@@ -86,11 +94,6 @@ def add_to_config(folder):
         )
         return text_format.MessageToString(config)
     return path.read_text()
-
-
-def _labels(version):
-    inputs = tf.saved_model.load(str(version)).signatures["sample"].structured_input_signature[1]
-    return ', "labels": [0, 1]' if "labels" in inputs else ""
 
 
 def _tensors(specs):
