@@ -109,6 +109,14 @@ def assert_same(responses, expected):
                 np.testing.assert_allclose(response[name], value, rtol=1e-5, atol=1e-5)
 
 
+# The second takes as long again, and differs in its inputs only.
+on_images_and_vectors = pytest.mark.parametrize(
+    "exported",
+    [image_glow, pytest.param(double_precision_vectors, marks=pytest.mark.slow)],
+    indirect=True,
+)
+
+
 def rows(request, start, stop):
     signature, inputs = request
     return signature, {name: value[start:stop] for name, value in inputs.items()}
@@ -232,7 +240,7 @@ def bad_requests(requests):
                 yield f"{signature} {name}: {what}", (signature, {**inputs, name: bad})
 
 
-@pytest.mark.parametrize("exported", [image_glow, double_precision_vectors], indirect=True)
+@on_images_and_vectors
 def test_bad_requests_fail_and_change_no_other(exported, saved_model_runner):
     names, bad = zip(*bad_requests(exported.requests))
     mixed = [request for each in bad for request in (each, exported.requests[0])]
@@ -244,7 +252,7 @@ def test_bad_requests_fail_and_change_no_other(exported, saved_model_runner):
         assert_same([response], exported.responses[:1])
 
 
-@pytest.mark.parametrize("exported", [image_glow, double_precision_vectors], indirect=True)
+@on_images_and_vectors
 def test_values_have_results_of_their_own_row(exported, saved_model_runner):
     """Empty batches, NaN, infinities and temperatures below zero; all documented in `export`."""
     *data_requests, decode, sample = exported.requests
@@ -277,12 +285,12 @@ def test_values_have_results_of_their_own_row(exported, saved_model_runner):
             assert all(np.isnan(v[1]).any() for v in response.values()) or "x" in response
 
 
-@pytest.mark.parametrize("rounds", [50, pytest.param(600, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("rounds", [20, pytest.param(600, marks=pytest.mark.slow)])
 def test_four_threads_at_once(rounds, exports, saved_model_runner):
-    """Good and bad requests, for about 5 and 60 seconds; memory stays flat."""
+    """Good and bad requests, for some 5 and 60 seconds; memory stays flat."""
     exported = exports[image_glow]
     requests = [*exported.requests, *(request for _, request in bad_requests(exported.requests))]
-    assert 4 * rounds * len(requests) > 5000
+    assert 4 * rounds * len(requests) > 500
     threads, grown = smr.soak(
         saved_model_runner, exported.path, requests, 4, rounds, timeout=4 * rounds
     )
@@ -295,7 +303,7 @@ def test_four_threads_at_once(rounds, exports, saved_model_runner):
 # For TF Serving.
 
 
-@pytest.mark.parametrize("exported", [image_glow, double_precision_vectors], indirect=True)
+@on_images_and_vectors
 def test_warmup_asks_each_signature(exported, saved_model_runner):
     records = tf.data.TFRecordDataset(f"{exported.path}/assets.extra/tf_serving_warmup_requests")
     requests = []
@@ -339,7 +347,7 @@ def signature_inputs(path):
     }
 
 
-@pytest.mark.parametrize("exported", [image_glow, double_precision_vectors], indirect=True)
+@on_images_and_vectors
 def test_grpc_client(exported):
     client = example("grpc_client")
     loaded, specs = tf.saved_model.load(exported.path), signature_inputs(exported.path)
@@ -358,7 +366,7 @@ def test_grpc_client(exported):
         assert_same([{name: client.parse_response(response, name) for name in outputs}], [wanted])
 
 
-@pytest.mark.parametrize("exported", [image_glow, double_precision_vectors], indirect=True)
+@on_images_and_vectors
 def test_rest_client(exported):
     client = example("rest_client")
     loaded, specs = tf.saved_model.load(exported.path), signature_inputs(exported.path)

@@ -112,7 +112,7 @@ STEPS = {
 @pytest.mark.parametrize("floatx", ["float64"], indirect=True)
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=pytest.mark.slow) if name == "repeat" else name for name in STEPS],
+    [pytest.param(name, marks=pytest.mark.slow) if "repeat" in name else name for name in STEPS],
 )
 def test_a_reversible_gradient_is_that_of_the_loop(name, floatx):
     loop = make_repeat(STEPS[name](), 3, (5,), 0.2)
@@ -375,7 +375,8 @@ def test_reversible_models_take_the_same_weights_and_learn_the_same(make, tmp_pa
     assert type(other).from_config(other.get_config()).reversible
 
 
-@pytest.mark.parametrize("reversible", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("reversible", [True, False])
 def test_xla_compiles_the_loop(reversible):
     x = tf.convert_to_tensor(batch((4,)))
     repeat = make_repeat(glow_step(networks.MLP(5)), 3, (4,), reversible=reversible)

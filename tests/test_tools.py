@@ -143,6 +143,7 @@ def test_export_leaves_a_file_alone_that_is_no_configuration(tool, trained, tmp_
     assert not (tmp_path / "digits").exists()
 
 
+@pytest.mark.slow
 def test_benchmark_compares_in_turns(tool, tmp_path, capsys):
     path = tmp_path / "figures.json"
     sizes = ("--depth", 2, "--batch_size", 4, "--rounds", 2)
