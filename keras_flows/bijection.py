@@ -189,9 +189,13 @@ class Bijection(Repeatable, ConstructorConfig, keras.layers.Layer, _Bijector):
         # tfb.Chain and tfd.TransformedDistribution look for tf.Variables in the attributes of
         # tf.Modules, where Keras' own variables hide them.
         self.__dict__["_tf_variables"] = [variable.value for variable in self.variables]
-        # Nor would tf.train.Checkpoint find those of layers in lists.
-        weights = tf.__internal__.tracking.wrap(list(self.variables))
-        self._track_trackable(weights, "all_weights", overwrite=True)
+        self.__dict__["_all_weights"] = tf.__internal__.tracking.wrap(list(self.variables))
+
+    def _trackable_children(self, *args, **kwargs):
+        # Nor would tf.train.Checkpoint find those of layers in lists. Keras must not see the list:
+        # it would count, and save, the weights of inner layers as this one's own.
+        children = super()._trackable_children(*args, **kwargs)
+        return {**children, "all_weights": self._all_weights} if self.built else children
 
     def _build_for(self, x):
         if not self.built:

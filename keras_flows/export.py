@@ -1,12 +1,11 @@
 """A Flow as a SavedModel with named signatures, as TF Serving loads it."""
 
 import os
-import shutil
-import tempfile
 import warnings
 
 import tensorflow as tf
 
+from keras_flows.folders import new_folder
 from keras_flows.repeatable import supply
 
 
@@ -33,16 +32,7 @@ def export(flow, path):
     Raises:
         FileExistsError: if `path` holds something.
     """
-    path = os.fspath(path).rstrip("/")
-    if os.path.exists(path) and (not os.path.isdir(path) or os.listdir(path)):
-        raise FileExistsError(
-            "Argument `path` must be a new or empty folder: nothing is overwritten. "
-            f"Received: path={path!r}"
-        )
-    parent = os.path.dirname(os.path.abspath(path))
-    os.makedirs(parent, exist_ok=True)
-    scratch = tempfile.mkdtemp(prefix=f".{os.path.basename(path)}-", dir=parent)
-    try:
+    with new_folder(path, "path") as scratch:
         module = tf.Module()
         # What a signature reads must hang on the object that is saved.
         module.weights = [variable.value for variable in flow.variables]
@@ -50,11 +40,6 @@ def export(flow, path):
         tf.saved_model.save(module, scratch, signatures=signatures)
         model_name = os.path.basename(os.path.dirname(os.path.abspath(path)))
         _write_warmup(model_name, signatures, os.path.join(scratch, "assets.extra"))
-        os.chmod(scratch, 0o755)
-        os.replace(scratch, path)
-    except BaseException:
-        shutil.rmtree(scratch, ignore_errors=True)
-        raise
 
 
 def _signatures(flow):

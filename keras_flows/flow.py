@@ -11,6 +11,7 @@ from keras import ops
 
 from keras_flows import dequantization, distribute, inputs, resume
 from keras_flows import export as saved_model
+from keras_flows import presets as preset_folders
 from keras_flows.bijection import Bijection
 from keras_flows.distributed_model import DistributedModel
 from keras_flows.repeatable import flatten_layers
@@ -111,6 +112,38 @@ class Flow(ConstructorConfig, DistributedModel):
 
     def get_config(self):
         return {**super().get_config(), "dtype": keras.dtype_policies.serialize(self._policy)}
+
+    # Presets.
+
+    presets = preset_folders.PresetsOf()
+
+    @classmethod
+    def from_preset(cls, preset, load_weights=True, **kwargs):
+        """A model of the zoo as it was trained, or its architecture alone.
+
+        Args:
+            preset: a name out of `presets`, or a folder that `save_to_preset` wrote.
+            load_weights: False for new weights, as the constructor draws them.
+            kwargs: constructor arguments that replace the preset's, such as `reversible` or `dtype`.
+
+        Raises:
+            ValueError: for an unknown name, a folder with files that a preset does not have, a
+                config of another class or of a newer version, weights that are missing or whose
+                SHA-256 is not the metadata's.
+        """
+        return preset_folders.load(cls, preset, load_weights, **kwargs)
+
+    def save_to_preset(self, preset_dir):
+        """Writes config.json, metadata.json and model.weights.h5 into a new or empty folder.
+
+        Of several workers, only the chief writes it.
+
+        Raises:
+            FileExistsError: if `preset_dir` holds something.
+        """
+        self._check_adapted("save_to_preset")
+        if distribute.is_chief(self.distribute_strategy):
+            preset_folders.save(self, preset_dir)
 
     # Inference.
 

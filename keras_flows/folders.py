@@ -1,0 +1,33 @@
+"""Folders that appear under their name complete, or not at all."""
+
+import contextlib
+import os
+import shutil
+import tempfile
+
+
+@contextlib.contextmanager
+def new_folder(path, argument):
+    """Within this context a folder to write into, which becomes `path` at the end.
+
+    If anything fails, nothing is left of it.
+
+    Raises:
+        FileExistsError: if `path`, the caller's `argument`, holds something.
+    """
+    path = os.path.abspath(os.fspath(path))
+    if os.path.lexists(path) and (not os.path.isdir(path) or os.listdir(path)):
+        raise FileExistsError(
+            f"Argument `{argument}` must be a new or empty folder: nothing is overwritten. "
+            f"Received: {argument}={path!r}"
+        )
+    parent, name = os.path.split(path)
+    os.makedirs(parent, exist_ok=True)
+    scratch = tempfile.mkdtemp(prefix=f".{name}-", dir=parent)
+    try:
+        yield scratch
+        os.chmod(scratch, 0o755)
+        os.replace(scratch, path)
+    except BaseException:
+        shutil.rmtree(scratch, ignore_errors=True)
+        raise
