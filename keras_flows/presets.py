@@ -1,9 +1,9 @@
 """Presets: folders of a model's architecture, its weights and what was measured of it.
 
-    config.json         the class and the constructor's arguments
-    metadata.json       who made it, the parameters' number, the weights' SHA-256, results
-    model.weights.h5    may be missing: an architecture alone, or weights behind a URL
-    recipe.json, README.md, samples.png, log.csv    how it was trained, for tools and people
+config.json         the class and the constructor's arguments
+metadata.json       who made it, the parameters' number, the weights' SHA-256, results
+model.weights.h5    may be missing: an architecture alone, or weights behind a URL
+recipe.json, README.md, samples.png, log.csv    how it was trained, for tools and people
 """
 
 import datetime
@@ -60,11 +60,15 @@ def load(cls, preset, load_weights=True, **arguments):
             f"Received: registered_name={config.get('registered_name')!r} in {CONFIG}"
         )
     weights = _weights_file(preset, folder, metadata.get("weights")) if load_weights else None
+    if not isinstance(config.get("config"), dict):
+        raise ValueError(f"{folder / CONFIG} must have the constructor's arguments as `config`.")
     _check_trusted(config["config"], folder)
     try:
         model = model_class.from_config({**config["config"], **arguments})
     except TypeError as error:  # an argument that the constructor does not have
-        raise ValueError(f"{folder / CONFIG} does not fit {model_class.__name__}: {error}") from error
+        raise ValueError(
+            f"{folder / CONFIG} does not fit {model_class.__name__}: {error}"
+        ) from error
     if weights is not None:
         model.load_weights(weights)
     return model
@@ -172,14 +176,20 @@ def _weights_file(preset, folder, expected):
 def _fetch(url, digest):
     if not re.match("https?://", url):
         raise ValueError(f"Weights are fetched from http(s) addresses only. Received: {url!r}")
+    home = pathlib.Path(os.environ.get("KERAS_HOME") or "~/.keras").expanduser()
+    home.mkdir(parents=True, exist_ok=True)  # or Keras would take a folder of its own choice
     name = f"{digest}.weights.h5"
-    cached = pathlib.Path(keras.config.keras_home()) / "keras_flows" / name
     try:
         return keras.utils.get_file(
-            name, url, file_hash=digest, hash_algorithm="sha256", cache_subdir="keras_flows"
+            name,
+            url,
+            file_hash=digest,
+            hash_algorithm="sha256",
+            cache_dir=home,
+            cache_subdir="keras_flows",
         )
     except BaseException as error:
-        cached.unlink(missing_ok=True)
+        (home / "keras_flows" / name).unlink(missing_ok=True)
         if not isinstance(error, Exception):
             raise
         raise ValueError(f"The weights at {url} could not be had: {error}") from error

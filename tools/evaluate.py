@@ -1,36 +1,68 @@
 #!/usr/bin/env python
-"""Prints the bits per dimension and the nats of a trained model on a split of a dataset.
+"""Prints bits per dimension and nats of models on test data, and checks the figures of presets.
 
-tools/evaluate.py runs/cifar10/model.keras --dataset cifar10
+    tools/evaluate.py glow_mnist
+    tools/evaluate.py runs/cifar10/model.keras --dataset cifar10
+    tools/evaluate.py --all
+
+A preset is evaluated on its own data, and fails if it is not within 0.005 bits/dim of its card.
 """
 
 import argparse
+import math
+import sys
 
-import keras
+import models
 
 import keras_flows
+from keras_flows import presets
+
+TOLERANCE = 0.005  # bits/dim
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("model", help="a .keras file")
-    parser.add_argument("--dataset", required=True, help="a TFDS name, digits or moons")
+    parser.add_argument("models", nargs="*", help=models.HELP)
+    parser.add_argument("--all", action="store_true", help="all presets that have weights")
+    parser.add_argument("--dataset", help="a TFDS name, digits or moons")
     parser.add_argument("--data_dir", help="where TFDS keeps prepared data")
-    parser.add_argument("--split", default="test")
-    parser.add_argument("--batch_size", type=int, default=64)
+    parser.add_argument("--split", help="by default the recipe's, or test")
+    parser.add_argument("--batch_size", type=int, default=100)
     options = parser.parse_args()
+    names = options.models
+    if options.all:
+        zoo = keras_flows.Flow.presets
+        names = [*names, *(name for name, metadata in zoo.items() if "weights" in metadata)]
+    if not names:
+        parser.error("name a model, or say --all")
 
-    model = keras.models.load_model(options.model)
-    data = keras_flows.data.load(
-        options.dataset,
-        split=options.split,
-        batch_size=options.batch_size,
-        data_dir=options.data_dir,
-        labels=model.num_classes is not None,
-    )
-    results = model.evaluate(data, return_dict=True)
-    print(f"{options.dataset} {options.split}: {results['bits_per_dim']:.4f} bits/dim", end=", ")
-    print(f"{results['loss']:.3f} nats")
+    wrong = []
+    for name in names:
+        model = models.load(name)
+        data = models.test_data(
+            name,
+            model,
+            dataset=options.dataset,
+            split=options.split,
+            data_dir=options.data_dir,
+            batch_size=options.batch_size,
+        )
+        bits, nats = evaluate(model, data)
+        line = f"{name}: {bits:.4f} bits/dim, {nats:.3f} nats"
+        if options.dataset is None and options.split is None:
+            claimed = presets.read(name, presets.METADATA)["results"]["bits_per_dim"]
+            line += f" (its card: {claimed:.4f})"
+            if abs(bits - claimed) > TOLERANCE:
+                wrong.append(name)
+        print(line)
+    if wrong:
+        sys.exit(f"Not within {TOLERANCE} bits/dim of their cards: {', '.join(wrong)}")
+
+
+def evaluate(model, data):
+    """Bits per dimension, and the negative log-likelihood in nats per example."""
+    bits = model.evaluate(data, return_dict=True)["bits_per_dim"]
+    return bits, bits * model.size * math.log(2)
 
 
 if __name__ == "__main__":

@@ -4,19 +4,18 @@
     tools/export.py runs/cifar10/model.keras --output served/cifar10
 
 writes served/cifar10/1, then 2, and so on; adds the model to served/models.config, and writes
-served/batching.config if there is none. It prints how to serve it and how to ask.
+served/batching.config if there is none. It prints how to serve it and how to ask. The model may
+also be a preset's name.
 """
 
 import argparse
 import json
 import pathlib
 
-import keras
+import models
 import tensorflow as tf
 from google.protobuf import text_format
 from tensorflow_serving.config import model_server_config_pb2
-
-import keras_flows  # noqa: F401 - the model's classes
 
 BATCHING = """\
 max_batch_size { value: 64 }
@@ -28,7 +27,7 @@ num_batch_threads { value: 4 }
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("model", help="a .keras file")
+    parser.add_argument("model", help=models.HELP)
     parser.add_argument(
         "--output", required=True, type=pathlib.Path, help="folder of the model's versions"
     )
@@ -37,7 +36,7 @@ def main():
     config = add_to_config(output)
 
     version = output / str(next_version(output))
-    keras.models.load_model(options.model).export(version)
+    models.load(options.model).export(version)
     (output.parent / "models.config").write_text(config)
     batching = output.parent / "batching.config"
     if not batching.exists():

@@ -1,22 +1,21 @@
 #!/usr/bin/env python
-"""Draws images from a trained model and writes them as one PNG, a grid.
+"""Draws from a trained model and writes one PNG: a grid of images, or points of the plane.
 
-tools/sample.py runs/cifar10/model.keras --output samples.png --temperature 0.7
+tools/sample.py glow_mnist --temperature 0.7
+tools/sample.py runs/cifar10/model.keras --output samples.png
 """
 
 import argparse
 import pathlib
 
-import keras
+import models
 import numpy as np
 import tensorflow as tf
-
-import keras_flows  # noqa: F401 - the model's classes
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("model", help="a .keras file")
+    parser.add_argument("model", help=models.HELP)
     parser.add_argument("--output", default="samples.png", type=pathlib.Path)
     parser.add_argument("--n", type=int, default=64, help="number of images")
     parser.add_argument("--temperature", type=float, default=1.0)
@@ -25,23 +24,38 @@ def main():
     parser.add_argument("--zoom", type=int, default=2, help="pixels of the PNG for each pixel")
     options = parser.parse_args()
 
-    model = keras.models.load_model(options.model)
-    labels = None
-    if model.num_classes is not None:
-        # Without a label, the classes take turns.
-        turns = np.arange(options.n) % model.num_classes
-        labels = turns if options.label is None else np.full(options.n, options.label)
-    images = model.sample(options.n, options.temperature, labels, options.seed)
-    options.output.write_bytes(png(grid(images.numpy(), options.zoom)))
+    model = models.load(options.model)
+    options.output.write_bytes(
+        picture(
+            *(model, options.n, options.temperature, options.label, options.seed),
+            zoom=options.zoom,
+        )
+    )
     print(f"{options.n} samples at temperature {options.temperature}: {options.output}")
 
 
-def grid(images, zoom=1):
-    """One image of images (n, height, width, channels), near square, a dark line between them."""
+def picture(model, n=64, temperature=1.0, label=None, seed=0, zoom=2):
+    """The bytes of a PNG of `n` samples; without a label, the classes take turns."""
+    labels = None
+    if model.num_classes is not None:
+        labels = np.arange(n) % model.num_classes if label is None else np.full(n, label)
+    samples = model.sample(n, temperature, labels, seed).numpy()
+    return png(grid(samples, zoom) if model.is_image else scatter(samples))
+
+
+def scatter(points, size=400):
+    """An image of the first two coordinates of points (n, D), the darker the denser."""
+    counts, _, _ = np.histogram2d(points[:, 1], points[:, 0], bins=size // 4)
+    shades = 255 * (1 - np.minimum(counts, 4) / 4)
+    return np.uint8(shades[::-1, :, None]).repeat(4, axis=0).repeat(4, axis=1)
+
+
+def grid(images, zoom=1, line=1):
+    """One image of images (n, height, width, channels), near square, dark lines around them."""
     columns = int(np.ceil(np.sqrt(len(images))))
     blank = np.zeros((-len(images) % columns, *images.shape[1:]), images.dtype)
     cells = np.concatenate([images, blank]).repeat(zoom, axis=1).repeat(zoom, axis=2)
-    cells = np.pad(cells, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=64)
+    cells = np.pad(cells, ((0, 0), (line, line), (line, line), (0, 0)), constant_values=64)
     rows = [
         np.concatenate(list(cells[i : i + columns]), axis=1) for i in range(0, len(cells), columns)
     ]

@@ -3,9 +3,11 @@
 
     tools/train.py --model Glow --arguments '{"levels": 3, "depth": 8}' --dataset cifar10 \
         --epochs 10 --run runs/cifar10
+    tools/train.py --preset glow_mnist --run runs/glow_mnist
 
 The folder of the run holds model.keras (the best by validation so far), log.csv, the settings, and
-what it needs to resume.
+what it needs to resume. A preset brings its architecture, config.json, and its recipe, recipe.json:
+values for the flags below, which others on the command line override.
 
 `--strategy mirrored` trains on all GPUs of this machine, `--strategy multi_worker` on those of all
 machines that the environment variable TF_CONFIG lists; the same command is started on each of them.
@@ -14,33 +16,57 @@ machines that the environment variable TF_CONFIG lists; the same command is star
 
 import argparse
 import csv
+import functools
 import json
 import pathlib
 import sys
+import time
 
+import augmentation
 import cluster
 import keras
 
 import keras_flows
-from keras_flows import distribute
+from keras_flows import distribute, presets
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--run", required=True, type=pathlib.Path, help="folder of this training")
+    parser.add_argument("--preset", help="name or folder of a preset, its model and its recipe")
     parser.add_argument("--model", default="Glow", choices=sorted(keras_flows.zoo.__all__))
     parser.add_argument("--arguments", default={}, type=json.loads, help="the model's, as JSON")
-    parser.add_argument("--dataset", required=True, help="a TFDS name, digits or moons")
+    parser.add_argument("--dataset", help="a TFDS name, digits or moons")
     parser.add_argument("--data_dir", help="where TFDS keeps prepared data")
     parser.add_argument("--train_split", default="train[:95%]")
     parser.add_argument("--validation_split", default="train[95%:]")
+    parser.add_argument("--test_split", default="test", help="for tools/evaluate.py")
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--batch_size", type=int, default=64, help="over all replicas")
+    parser.add_argument("--optimizer", default="adam", type=json_or_name, help="name or JSON")
     parser.add_argument("--learning_rate", type=float, default=1e-3, help="at its peak")
+    parser.add_argument("--warmup_epochs", type=float, help="by default a tenth of all")
+    parser.add_argument("--decay", default="cosine", choices=("cosine", "none"))
+    parser.add_argument("--average", type=float, help="momentum of an average of the weights")
+    parser.add_argument("--clip", type=float, help="the gradients' global norm, per example")
+    parser.add_argument("--augmentation", default={}, type=json.loads, help=augmentation.__doc__)
+    parser.add_argument("--dtype", help='policy of the model, such as "mixed_bfloat16"')
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--strategy", default="none", choices=cluster.STRATEGIES)
     parser.add_argument("--workers", type=int, help="processes to start here, to try it out")
     options = parser.parse_args()
+    if options.preset is not None:
+        try:
+            recipe = presets.read(options.preset, presets.RECIPE)
+        except ValueError as error:
+            parser.error(str(error))
+        unknown = sorted(recipe.keys() - vars(options).keys())
+        if unknown:
+            parser.error(f"the recipe of {options.preset} has what is no flag: {unknown}")
+        parser.set_defaults(**recipe)
+        options = parser.parse_args()
+    if options.dataset is None:
+        parser.error("one of --dataset and --preset is needed")
     if options.workers is not None:
         if options.workers < 1 or options.strategy == "mirrored":
             parser.error("--workers takes a positive number, and --strategy multi_worker")
@@ -89,7 +115,12 @@ def record_settings(parser, options):
 
 def train(options, strategy):
     keras.utils.set_random_seed(options.seed)
-    labels = "num_classes" in options.arguments
+    with strategy.scope():
+        model, labels = None, "num_classes" in options.arguments
+        if options.preset is not None:
+            make = functools.partial(keras_flows.Flow.from_preset, options.preset)
+            model = make(load_weights=False, seed=options.seed, dtype=options.dtype)
+            labels = model.num_classes is not None
     training, validation = (
         keras_flows.data.load(
             options.dataset,
@@ -102,23 +133,22 @@ def train(options, strategy):
         for split in (options.train_split, options.validation_split)
     )
     spec = training.element_spec[0] if labels else training.element_spec
-    # Up in the first tenth of the training, then down to 0.
-    steps = options.epochs * int(training.cardinality())
-    rate = keras.optimizers.schedules.CosineDecay(
-        0.0, steps, warmup_target=options.learning_rate, warmup_steps=max(1, steps // 10)
-    )
     with strategy.scope():
-        model = getattr(keras_flows.zoo, options.model)(
-            tuple(spec.shape[1:]), seed=options.seed, **options.arguments
-        )
-        model.compile(keras.optimizers.Adam(rate))
+        if model is None:
+            model = getattr(keras_flows.zoo, options.model)(
+                tuple(spec.shape[1:]), seed=options.seed, dtype=options.dtype, **options.arguments
+            )
+        model.compile(make_optimizer(options, int(training.cardinality())))
     if distribute.is_chief(strategy):
         model.summary()
+    if options.augmentation:
+        training = augmentation.augmented(training, options.seed, **options.augmentation)
     model.fit(
         training,
         validation_data=validation,
         epochs=options.epochs,
         callbacks=[
+            Seconds(),
             # Kept, so that a finished training started again has nothing left to do; two of them,
             # as it may be stopped while it writes one.
             keras.callbacks.BackupAndRestore(
@@ -134,6 +164,39 @@ def train(options, strategy):
             keras.callbacks.TerminateOnNaN(),
         ],
     )
+
+
+def make_optimizer(options, steps_per_epoch):
+    """Its rate goes up in the first epochs; then, by default, down to 0."""
+    total = options.epochs * steps_per_epoch
+    warmup_epochs = options.epochs / 10 if options.warmup_epochs is None else options.warmup_epochs
+    rate = keras.optimizers.schedules.CosineDecay(
+        0.0,
+        max(1, total - int(warmup_epochs * steps_per_epoch)),
+        alpha=0.0 if options.decay == "cosine" else 1.0,
+        warmup_target=options.learning_rate,
+        warmup_steps=max(1, int(warmup_epochs * steps_per_epoch)),
+    )
+    optimizer = keras.optimizers.get(options.optimizer)
+    config = optimizer.get_config() | {"learning_rate": rate, "global_clipnorm": options.clip}
+    if options.average is not None:
+        config |= {"use_ema": True, "ema_momentum": options.average}
+    return type(optimizer).from_config(config)
+
+
+class Seconds(keras.callbacks.Callback):
+    """Logs how long each epoch took, validation included: of the clock, and of all CPU cores."""
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.start = time.monotonic(), time.process_time()
+
+    def on_epoch_end(self, epoch, logs=None):
+        logs["seconds"] = time.monotonic() - self.start[0]
+        logs["cpu_seconds"] = time.process_time() - self.start[1]
+
+
+def json_or_name(text):
+    return json.loads(text) if text.startswith("{") else text
 
 
 def best_so_far(log):

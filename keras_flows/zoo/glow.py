@@ -28,6 +28,8 @@ class Glow(Flow):
         reversible: whether training rebuilds each step's activations by inverting it instead of
             storing them: memory for weights and one step only, for a tenth to a fifth more time.
         num_classes: makes the last prior class-conditional.
+        logit_alpha: of a `Logit` before the first level, for images of which many pixels are black
+            or white; 1e-6 is usual for MNIST. None, as in the paper, for none.
         bits, adapt_examples, seed: as for `Flow`.
 
     Raises:
@@ -44,6 +46,7 @@ class Glow(Flow):
         coupling="affine",
         reversible=False,
         num_classes=None,
+        logit_alpha=None,
         bits=None,
         adapt_examples=256,
         seed=None,
@@ -78,9 +81,16 @@ class Glow(Flow):
 
         if len(input_shape) == 3:
             bins = 2 ** (8 if bits is None else bits)
+            if logit_alpha is None:
+                first = [layers.Rescale(1 / bins, -0.5, dtype=dtype)]
+            else:
+                first = [
+                    layers.Rescale(1 / bins, dtype=dtype),
+                    layers.Logit(logit_alpha, dtype=dtype),
+                ]
             bijection = layers.Chain(
                 [
-                    layers.Rescale(1 / bins, -0.5, dtype=dtype),
+                    *first,
                     layers.MultiScale([level(i == levels - 1) for i in range(levels)], dtype=dtype),
                 ],
                 dtype=dtype,
@@ -101,4 +111,5 @@ class Glow(Flow):
         self.depth = depth
         self.width = width
         self.coupling = coupling
+        self.logit_alpha = logit_alpha
         self.reversible = reversible

@@ -31,6 +31,7 @@ class RealNVP(Flow):
             32 for images and 128 for vectors.
         num_blocks: residual blocks of a ResNet, or hidden layers of an MLP.
         batch_norm: whether a batch normalisation follows each coupling.
+        logit_alpha: of the `Logit` that images start with.
         reversible: as for `Glow`; needs `batch_norm=False`.
         bits, adapt_examples, seed: as for `Flow`.
 
@@ -47,6 +48,7 @@ class RealNVP(Flow):
         width=None,
         num_blocks=2,
         batch_norm=True,
+        logit_alpha=0.05,
         reversible=False,
         bits=None,
         adapt_examples=256,
@@ -73,7 +75,8 @@ class RealNVP(Flow):
 
         if is_image:
             bijection = _image_bijection(
-                input_shape, in_turns, levels, depth, width, num_blocks, batch_norm, bits, dtype
+                *(input_shape, in_turns, levels, depth, width, num_blocks, batch_norm),
+                *(logit_alpha, bits, dtype),
             )
         else:
             bijection = _vector_bijection(in_turns, depth, width, num_blocks, batch_norm, dtype)
@@ -91,6 +94,7 @@ class RealNVP(Flow):
         self.width = width
         self.num_blocks = num_blocks
         self.batch_norm = batch_norm
+        self.logit_alpha = logit_alpha
         self.reversible = reversible
 
 
@@ -104,7 +108,7 @@ def _vector_bijection(in_turns, depth, width, num_blocks, batch_norm, dtype):
 
 
 def _image_bijection(
-    input_shape, in_turns, levels, depth, width, num_blocks, batch_norm, bits, dtype
+    input_shape, in_turns, levels, depth, width, num_blocks, batch_norm, logit_alpha, bits, dtype
 ):
     l2 = keras.regularizers.L2(L2)
 
@@ -145,7 +149,7 @@ def _image_bijection(
     return layers.Chain(
         [
             layers.Rescale(1 / 2 ** (8 if bits is None else bits), dtype=dtype),
-            layers.Logit(0.05, dtype=dtype),
+            layers.Logit(logit_alpha, dtype=dtype),
             layers.MultiScale(
                 # A level squeezes by 4 and hands on half: its successor has twice the channels.
                 [layers.Chain(level(i, channels * 2**i), dtype=dtype) for i in range(levels)],

@@ -1,0 +1,306 @@
+"""Presets: what is saved is what is loaded, and what is not right is refused, whole."""
+
+import functools
+import hashlib
+import http.server
+import json
+import shutil
+import threading
+
+import keras
+import numpy as np
+import pytest
+
+import keras_flows
+from keras_flows import Flow, layers, presets, zoo
+
+
+@pytest.fixture(scope="module")
+def images():
+    return np.random.default_rng(0).integers(0, 256, (6, 4, 4, 1), "uint8")
+
+
+@pytest.fixture(scope="module")
+def model(images):
+    model = zoo.Glow((4, 4, 1), levels=1, depth=1, width=4, num_classes=3, seed=5)
+    model.adapt(images, np.arange(6) % 3)
+    return model
+
+
+@pytest.fixture(scope="module")
+def saved(model, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("presets") / "small"
+    model.save_to_preset(folder)
+    return folder
+
+
+@pytest.fixture
+def preset(saved, tmp_path):
+    return shutil.copytree(saved, tmp_path / "copy")
+
+
+def edit(path, **changes):
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content | changes))
+
+
+def refuses(preset, match, **arguments):
+    with pytest.raises(ValueError, match=match):
+        Flow.from_preset(preset, **arguments)
+
+
+@pytest.mark.parametrize("cls", [Flow, zoo.Glow])
+def test_what_is_saved_is_loaded(cls, model, saved, images):
+    loaded = cls.from_preset(saved)
+    assert type(loaded) is zoo.Glow
+    labels = np.arange(6) % 3
+    np.testing.assert_array_equal(loaded.log_prob(images, labels), model.log_prob(images, labels))
+
+
+def test_constructor_arguments_can_be_replaced(saved, model, images):
+    loaded = zoo.Glow.from_preset(saved, dtype="float64", reversible=True)
+    assert loaded.reversible
+    labels = np.arange(6) % 3
+    actual = loaded.log_prob(images, labels).numpy()
+    assert actual.dtype == "float64"
+    np.testing.assert_allclose(actual, model.log_prob(images, labels), rtol=1e-5)
+
+
+def test_without_weights_it_is_new(saved):
+    assert not zoo.Glow.from_preset(saved, load_weights=False).adapted
+
+
+def test_a_flow_of_one_s_own(tmp_path):
+    flow = Flow(
+        layers.Chain(
+            [
+                layers.AffineCoupling(keras_flows.networks.MLP(4), scale="tanh"),
+                layers.AdditiveCoupling(keras.layers.Dense(4, activation="relu"), swap=True),
+            ]
+        ),
+        (6,),
+    )
+    flow.save_to_preset(tmp_path / "own")
+    x = np.ones((2, 6), "float32")
+    np.testing.assert_array_equal(Flow.from_preset(tmp_path / "own").log_prob(x), flow.log_prob(x))
+
+
+def test_half_precision_weights_load(preset, model, images):
+    h5py = pytest.importorskip("h5py")
+    weights = preset / presets.WEIGHTS
+    with h5py.File(weights, "r+") as file:
+        names = []
+        file.visititems(lambda name, item: names.append(name) if hasattr(item, "dtype") else None)
+        for name in names:
+            if (value := file[name][()]).dtype == np.float32:
+                del file[name]
+                file[name] = value.astype("float16")
+    edit(preset / presets.METADATA, weights={"sha256": presets.sha256(weights)})
+    loaded = Flow.from_preset(preset)
+    labels = np.arange(6) % 3
+    np.testing.assert_allclose(
+        loaded.log_prob(images, labels), model.log_prob(images, labels), rtol=1e-2
+    )
+
+
+# Presets of the package.
+
+
+def test_the_class_lists_its_presets():
+    assert {"glow_mnist"} <= zoo.Glow.presets.keys()
+    assert not zoo.Glow.presets.keys() & zoo.NICE.presets.keys()
+    assert zoo.NICE.presets.keys() | zoo.Glow.presets.keys() <= Flow.presets.keys()
+    assert sorted(path.name for path in presets.ZOO.iterdir() if path.is_dir()) == [*Flow.presets]
+
+
+def test_an_unknown_name_gets_the_close_ones():
+    refuses("glow_mnits", "'glow_mnits'.*Near.*'glow_mnist'")
+
+
+def test_another_class_s_preset(saved):
+    with pytest.raises(ValueError, match="not one of class NICE.*keras_flows>Glow"):
+        zoo.NICE.from_preset(saved)
+
+
+# Files that are not as they should be.
+
+
+def test_truncated_weights(preset):
+    weights = preset / presets.WEIGHTS
+    weights.write_bytes(weights.read_bytes()[:-100])
+    refuses(preset, "incomplete or was altered")
+
+
+def test_altered_weights(preset):
+    weights = preset / presets.WEIGHTS
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    refuses(preset, "incomplete or was altered")
+
+
+def test_missing_weights(preset):
+    (preset / presets.WEIGHTS).unlink()
+    refuses(preset, "lacks its model.weights.h5")
+    content = json.loads((preset / presets.METADATA).read_text())
+    del content["weights"]
+    (preset / presets.METADATA).write_text(json.dumps(content))
+    refuses(preset, "load_weights=False")
+    Flow.from_preset(preset, load_weights=False)
+
+
+def test_weights_of_another_architecture(preset):
+    config = json.loads((preset / presets.CONFIG).read_text())
+    edit(preset / presets.CONFIG, config=config["config"] | {"width": 5})
+    with pytest.raises(ValueError):
+        Flow.from_preset(preset)
+
+
+@pytest.mark.parametrize("digest", ["", "0" * 63, None, "g" * 64])
+def test_a_hash_that_is_none(preset, digest):
+    edit(preset / presets.METADATA, weights={"sha256": digest})
+    refuses(preset, "must give the SHA-256")
+
+
+def test_a_newer_version(preset):
+    edit(preset / presets.METADATA, keras_flows_version="99.0.0")
+    refuses(preset, "made by keras_flows 99.0.0")
+
+
+def test_an_argument_that_there_is_not(preset):
+    config = json.loads((preset / presets.CONFIG).read_text())
+    edit(preset / presets.CONFIG, config=config["config"] | {"temperament": 1})
+    refuses(preset, "temperament")
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '"text"', "nothing"])
+@pytest.mark.parametrize("name", [presets.CONFIG, presets.METADATA])
+def test_not_json(preset, name, content):
+    (preset / name).write_text(content)
+    refuses(preset, name)
+
+
+@pytest.mark.parametrize("content", [{}, {"registered_name": "keras_flows>Glow"}])
+def test_an_incomplete_config(preset, content):
+    (preset / presets.CONFIG).write_text(json.dumps(content))
+    refuses(preset, "config.json")
+
+
+def test_unexpected_files(preset):
+    (preset / "model.pkl").write_bytes(b"")
+    refuses(preset, "model.pkl")
+    (preset / "model.pkl").unlink()
+    (preset / "folder").mkdir()
+    refuses(preset, "folder")
+
+
+def test_a_path_that_leaves_the_folder(preset, tmp_path):
+    weights = preset / presets.WEIGHTS
+    weights.rename(tmp_path / "elsewhere")
+    weights.symlink_to(tmp_path / "elsewhere")
+    refuses(preset, "leads out of its folder")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"module": "os", "class_name": "system", "config": "true", "registered_name": None},
+        {"module": "builtins", "class_name": "eval", "config": "1", "registered_name": "eval"},
+        {"class_name": "__lambda__", "config": {"value": "4wEAAA=="}},
+        {"module": "keras.layers", "class_name": "Lambda", "config": {}, "registered_name": None},
+        {"module": "keras_flows.presets", "class_name": "sha256", "config": {}},
+    ],
+)
+def test_code_in_a_config(preset, value, monkeypatch):
+    config = json.loads((preset / presets.CONFIG).read_text())
+    edit(preset / presets.CONFIG, config=config["config"] | {"bijection": [value]})
+
+    def never(*args, **kwargs):
+        raise AssertionError("something of the config was restored")
+
+    monkeypatch.setattr(keras.saving, "deserialize_keras_object", never)
+    refuses(preset, "neither Keras' own nor registered")
+
+
+# Saving.
+
+
+def test_saving_overwrites_nothing(model, saved):
+    before = {path: path.read_bytes() for path in saved.iterdir()}
+    with pytest.raises(FileExistsError, match="preset_dir"):
+        model.save_to_preset(saved)
+    assert before == {path: path.read_bytes() for path in saved.iterdir()}
+
+
+def test_a_model_that_is_not_adapted_is_not_saved(tmp_path):
+    with pytest.raises(ValueError, match="adapt"):
+        zoo.Glow((4, 4, 1), levels=1, depth=1, width=4).save_to_preset(tmp_path / "new")
+    assert not [*tmp_path.iterdir()]
+
+
+def test_a_failed_save_leaves_nothing(model, tmp_path, monkeypatch):
+    def fail(path):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(presets, "sha256", fail)
+    with pytest.raises(OSError, match="disk full"):
+        model.save_to_preset(tmp_path / "new")
+    assert not [*tmp_path.iterdir()]
+
+
+# Weights behind a URL.
+
+
+@pytest.fixture
+def served(preset, tmp_path, monkeypatch):
+    """A preset whose weights are fetched from a server, that address, and the empty cache."""
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "cache"))
+    (tmp_path / "www").mkdir()
+    (preset / presets.WEIGHTS).rename(tmp_path / "www" / "weights")
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *args):
+            pass
+
+    handler = functools.partial(Quiet, directory=str(tmp_path / "www"))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield preset, f"http://127.0.0.1:{server.server_port}/weights", tmp_path / "cache"
+        server.shutdown()
+
+
+def with_url(preset, url, digest=None):
+    weights = json.loads((preset / presets.METADATA).read_text())["weights"]
+    edit(preset / presets.METADATA, weights={"sha256": digest or weights["sha256"], "url": url})
+
+
+def test_weights_are_fetched_once(served, images, model):
+    preset, url, cache = served
+    with_url(preset, url)
+    labels = np.arange(6) % 3
+    for address in (url, url + "-is-gone"):
+        with_url(preset, address)
+        np.testing.assert_array_equal(
+            Flow.from_preset(preset).log_prob(images, labels), model.log_prob(images, labels)
+        )
+    assert len([path for path in cache.rglob("*") if path.is_file()]) == 1
+
+
+def test_a_download_with_another_hash(served):
+    preset, url, cache = served
+    with_url(preset, url, hashlib.sha256(b"other").hexdigest())
+    refuses(preset, "could not be had")
+    assert not [path for path in cache.rglob("*") if path.is_file()]
+
+
+def test_a_download_that_fails(served):
+    preset, url, cache = served
+    with_url(preset, url + "-is-gone")
+    refuses(preset, "could not be had")
+    assert not [path for path in cache.rglob("*") if path.is_file()]
+
+
+def test_other_addresses_are_refused(served, tmp_path):
+    preset, _, _ = served
+    with_url(preset, f"file://{tmp_path}/www/weights")
+    refuses(preset, "http")

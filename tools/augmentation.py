@@ -1,0 +1,28 @@
+"""Training images, changed at random: {"flip": true} mirrors half of them, {"shift": 0.1} moves each
+by up to a tenth of its size."""
+
+import tensorflow as tf
+
+
+def augmented(data, seed, flip=False, shift=0.0):
+    """Batches of `data.load`; what becomes of an image depends on seed, epoch and place alone."""
+
+    def change(index, batch):
+        x, *label = batch if isinstance(batch, tuple) else (batch,)
+        key = tf.stack([seed, data.epoch * 2**32 + index])
+        if flip:
+            x = tf.image.stateless_random_flip_left_right(x, key)
+        for axis in (1, 2) if shift else ():
+            size = x.shape[axis]
+            furthest = int(shift * size)
+            steps = tf.random.stateless_uniform(
+                [tf.shape(x)[0], 1], key + axis * 2**31, -furthest, furthest + 1, tf.int32
+            )
+            # Beyond the edge, the edge goes on.
+            places = tf.clip_by_value(tf.range(size) + steps, 0, size - 1)
+            x = tf.gather(x, places, axis=axis, batch_dims=1)
+        return (x, *label) if label else x
+
+    changed = data.enumerate().map(change, num_parallel_calls=tf.data.AUTOTUNE)
+    changed.epoch = data.epoch  # which `Flow.fit` sets
+    return changed

@@ -1,0 +1,138 @@
+#!/usr/bin/env python
+"""Writes the presets' cards, and the tables of results in README.md and zoo/README.md.
+
+    tools/card.py
+
+All of it comes from the presets' config.json, metadata.json and recipe.json.
+"""
+
+import json
+import re
+
+import keras_flows
+from keras_flows import presets
+
+TABLES = (presets.ZOO.parent / "README.md", presets.ZOO / "README.md")
+
+
+def main():
+    zoo = keras_flows.Flow.presets
+    for name in zoo:
+        (presets.ZOO / name / presets.CARD).write_text(card(presets.ZOO / name))
+    for path in TABLES:
+        table = results(zoo)
+        text, count = re.subn(
+            r"(?s)(<!-- results -->\n).*(<!-- /results -->)", rf"\1{table}\2", path.read_text()
+        )
+        if not count:
+            raise SystemExit(
+                f"{path} has no place for the table, <!-- results --><!-- /results -->"
+            )
+        path.write_text(text)
+
+
+def results(zoo):
+    """The presets with weights, as a Markdown table."""
+    rows = [
+        "| preset | test data | here | published | parameters | core-minutes | PNG | WebP |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for name, metadata in zoo.items():
+        if "results" in metadata:
+            here = metadata["results"]
+            cells = [
+                f"`{name}`",
+                here["dataset"],
+                figure(here),
+                published_figure(metadata),
+                f"{metadata['parameter_count']:,}",
+                f"{here['training_core_minutes']:.0f}",
+                *(f"{here[key]:.2f}" if key in here else "" for key in COMPRESSED),
+            ]
+            rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join(rows) + "\n"
+
+
+def figure(here):
+    metric = here["metric"]
+    return f"{here[metric]:.{DECIMALS[metric]}f} {UNITS[metric]}"
+
+
+def published_figure(metadata):
+    published = published_of(metadata)
+    return f"{published['value']} {UNITS[published['metric']]}" if published else ""
+
+
+def published_of(metadata):
+    return metadata.get("paper", {}).get("published", {})
+
+
+def card(folder):
+    """The text of a preset's README.md."""
+    config, metadata, recipe = (
+        presets.read(folder, name) for name in (presets.CONFIG, presets.METADATA, presets.RECIPE)
+    )
+    class_name = config["registered_name"].split(">")[-1]
+    here = metadata.get("results")
+    weights = "" if here else ", load_weights=False"
+    parts = [
+        f"# {folder.name}",
+        metadata["description"],
+        "```python\nimport keras_flows\n\n"
+        f'model = keras_flows.zoo.{class_name}.from_preset("{folder.name}"{weights})\n```',
+    ]
+    if here:
+        parts += [
+            f"![samples]({presets.SAMPLES})",
+            "Samples at temperature 1, seed 0, not chosen.",
+            "## Results",
+            measurements(folder.name, here, metadata),
+        ]
+    parts += ["## Data and training", training(folder.name, recipe, here)]
+    if "use" in metadata:
+        parts += ["## Use and limits", metadata["use"]]
+    if "notes" in metadata:
+        parts += ["## Notes", "\n".join(f"- {note}" for note in metadata["notes"])]
+    return "\n\n".join(parts) + "\n"
+
+
+def measurements(name, here, metadata):
+    rows = [
+        "| | |",
+        "| --- | --- |",
+        f"| {here['dataset']}, {here['split']} | **{figure(here)}** |",
+    ]
+    published = published_of(metadata)
+    if published:
+        source = f"[arXiv:{metadata['paper']['arxiv']}](https://arxiv.org/abs/{metadata['paper']['arxiv']})"
+        source = published.get("source", source)
+        rows.append(f"| published ({source}) | {published_figure(metadata)} |")
+    for key, what in COMPRESSED.items():
+        if key in here:
+            rows.append(f"| the same images as {what} | {here[key]:.2f} bits/dim |")
+    rows += [
+        f"| parameters | {metadata['parameter_count']:,} |",
+        f"| training | {here['epochs']} epochs, {here['training_minutes']:.0f} minutes, "
+        f"{here['training_core_minutes']:.0f} core-minutes |",
+        f"| measured | {here['date']}, {here['machine']} |",
+    ]
+    return "\n".join(rows) + f"\n\n`tools/evaluate.py {name}` measures it again."
+
+
+def training(name, recipe, here):
+    dataset = recipe["dataset"] or "a dataset that TFDS does not have"
+    text = (
+        f"Trained on `{recipe['train_split']}` of {dataset}" if here else f"For {dataset}"
+    ) + ". `recipe.json` has all of it, and runs as it is:"
+    if here:
+        text = text.replace(". `recipe", f", chosen by `{recipe['validation_split']}`. `recipe")
+    return f"{text}\n\n```sh\ntools/train.py --preset {name} --run runs/{name}\n```"
+
+
+COMPRESSED = {"png_bits_per_dim": "one PNG", "webp_bits_per_dim": "one lossless WebP"}
+UNITS = {"bits_per_dim": "bits/dim", "log_likelihood": "nats, of data in [0, 1]", "nats": "nats"}
+DECIMALS = {"bits_per_dim": 3, "log_likelihood": 2, "nats": 3}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,29 @@
+"""What the tools take as a model, and the data that belongs to it."""
+
+import keras
+
+import keras_flows
+from keras_flows import presets
+
+HELP = "a .keras file, or the name or folder of a preset"
+
+
+def load(name):
+    if name.endswith(".keras"):
+        return keras.models.load_model(name)
+    return keras_flows.Flow.from_preset(name)
+
+
+def test_data(name, model, *, dataset=None, split=None, data_dir=None, batch_size=100):
+    """The batches that a model is evaluated on: by default those that the preset's recipe names."""
+    recipe = {} if name.endswith(".keras") else presets.read(name, presets.RECIPE)
+    dataset = dataset or recipe.get("dataset")
+    if dataset is None:
+        raise ValueError(f"{name} does not say what it was trained on. Received: dataset=None")
+    return keras_flows.data.load(
+        dataset,
+        split=split or recipe.get("test_split", "test"),
+        batch_size=batch_size,
+        data_dir=data_dir,
+        labels=model.num_classes is not None,
+    )
