@@ -95,7 +95,8 @@ class WeightNormConv2D(ConstructorConfig, keras.layers.Layer):
 
     Salimans and Kingma 2016 (arXiv:1602.07868); RealNVP, section 3.7. Without `magnitude` the
     kernel of each filter has norm 1. Directions and magnitudes start as in RealNVP's released
-    code. Shapes: (batch, height, width, channels) -> (batch, height, width, filters), padding "same".
+    code. Shapes: (batch, height, width, channels) -> (batch, height, width, filters), with
+    padding "same".
     """
 
     def __init__(

@@ -203,6 +203,20 @@ def test_conditional_additive_glow(conditional_glow):
     np.testing.assert_allclose(actual, 0.01 * model.size * cross_entropy, rtol=1e-9)
 
 
+def test_classifier_sees_no_labels_and_is_saved(conditional_glow, tmp_path):
+    model, _ = conditional_glow
+    x = images(model.input_shape, bits=5)
+    of_labels = [
+        model.class_logits(model.bijection.forward(x, condition=labels), labels)
+        for labels in (LABELS, 0 * LABELS)
+    ]
+    np.testing.assert_allclose(*of_labels, rtol=1e-9)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    z = model.bijection.forward(x, condition=LABELS)
+    np.testing.assert_allclose(loaded.class_logits(z, LABELS), of_labels[0], rtol=1e-9)
+
+
 def test_classifier_is_part_of_the_loss_but_not_of_bits_per_dim(conditional_glow):
     model, weights = conditional_glow
     x = RNG.integers(0, 256, (5, *model.input_shape), dtype="uint8")

@@ -17,7 +17,8 @@ class LearnedPrior(Bijection):
     images they also depend, within one cell of the border, on the place (the code computes them by
     a 3x3 convolution of a zero image with an edge bias). With `num_classes` a learned term for each
     class is added, (class_terms[label] + class_bias) exp(3 class_log_scale); `condition` is then
-    the labels, integers of shape (batch,). The identity at the start. Shapes: (batch, D) or (batch, height, width, channels), unchanged.
+    the labels, integers of shape (batch,). The identity at the start. Shapes: (batch, D) or
+    (batch, height, width, channels), unchanged.
 
     Raises:
         ValueError: if `num_classes` is given and `condition` is not.
