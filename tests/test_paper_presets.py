@@ -7,7 +7,6 @@ import pathlib
 import keras
 import pytest
 
-import keras_flows  # noqa: F401  (registers the models)
 from keras_flows.layers import MultiScale
 
 ZOO = pathlib.Path(__file__).parents[1] / "zoo"
