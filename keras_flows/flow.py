@@ -326,10 +326,11 @@ class Flow(ConstructorConfig, DistributedModel):
             raise ValueError("A Flow takes no sample weights. Received: sample_weight")
         self._clear_losses()
         x = self.dequantize(x, self._noise(x, kind, self.seed, counter))
-        _, log_prob = self.latent_and_log_prob(x, self._labels(y), training)
+        labels = self._labels(y)
+        z, log_prob = self.latent_and_log_prob(x, labels, training)
         count = ops.cast(ops.shape(log_prob)[0], log_prob.dtype)
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
-        total = -ops.sum(log_prob)
+        total = ops.sum(self.auxiliary_loss(z, labels) - log_prob)
         penalty = sum(self.losses, ops.zeros((), log_prob.dtype))
         self._loss_tracker.update_state(
             total / ops.maximum(count, 1) + penalty, sample_weight=count
@@ -350,6 +351,10 @@ class Flow(ConstructorConfig, DistributedModel):
         """Latents and log-likelihoods, in nats, of dequantised x."""
         z, log_det = self.bijection.forward_and_log_det(x, labels, training)
         return z, self._base.log_prob(z) + log_det
+
+    def auxiliary_loss(self, z, labels=None):
+        """What a subclass adds to each example's loss, (batch,) in nats, given its latent."""
+        return ops.zeros_like(z[:, 0])
 
     def data_of(self, z, labels=None):
         """Data, in its own dtype, of latents z."""

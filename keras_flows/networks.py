@@ -4,6 +4,7 @@ They end in features, not in parameters: the coupling owns the output layer.
 """
 
 import itertools
+import math
 
 import keras
 from keras import ops
@@ -93,8 +94,9 @@ class WeightNormConv2D(ConstructorConfig, keras.layers.Layer):
     """A convolution whose kernel is magnitude * direction / |direction|, filter by filter.
 
     Salimans and Kingma 2016 (arXiv:1602.07868); RealNVP, section 3.7. Without `magnitude` the
-    kernel of each filter has norm 1. Shapes:
-    (batch, height, width, channels) -> (batch, height, width, filters), padding "same".
+    kernel of each filter has norm 1. Directions and magnitudes start as in RealNVP's released
+    code. Shapes: (batch, height, width, channels) -> (batch, height, width, filters), with
+    padding "same".
     """
 
     def __init__(
@@ -115,16 +117,18 @@ class WeightNormConv2D(ConstructorConfig, keras.layers.Layer):
         self.magnitude_regularizer = keras.regularizers.get(magnitude_regularizer)
 
     def build(self, input_shape):
+        channels = input_shape[-1]
+        limit = math.sqrt(2 / channels)
         self.direction = self.add_weight(
             name="direction",
-            shape=(self.kernel_size, self.kernel_size, input_shape[-1], self.filters),
-            initializer=keras.initializers.RandomNormal(stddev=0.05),
+            shape=(self.kernel_size, self.kernel_size, channels, self.filters),
+            initializer=keras.initializers.RandomUniform(-limit, limit),
         )
         if self.magnitude:
             self.magnitude_weight = self.add_weight(
                 name="magnitude",
                 shape=(self.filters,),
-                initializer="ones",
+                initializer=keras.initializers.Constant(self.kernel_size / math.sqrt(6)),
                 regularizer=self.magnitude_regularizer,
             )
         if self.use_bias:

@@ -46,7 +46,9 @@ MODELS = {
         IMAGE, levels=1, depth=1, width=4, num_blocks=1, dtype="float32"
     ),
     "glow_images_float32": lambda: zoo.Glow(IMAGE, levels=1, depth=3, width=4, dtype="float32"),
-    "glow_reversible": lambda: zoo.Glow(IMAGE, levels=2, depth=3, width=4, reversible=True),
+    "glow_reversible": lambda: zoo.Glow(
+        IMAGE, levels=2, depth=3, width=4, reversible=True, num_classes=2, classifier_weight=0.1
+    ),
 }
 # A first batch that two replicas cannot share evenly; a last one of one example.
 EXAMPLES, BATCH = 15, 7
@@ -99,7 +101,9 @@ for case in CASES:
         x = rng.integers(0, 256, (EXAMPLES, *model.input_shape), "uint8")
     else:
         x = rng.normal(size=(EXAMPLES, *model.input_shape))
-    batches = tf.data.Dataset.from_tensor_slices(x).batch(BATCH)
+    labels = np.arange(EXAMPLES) % 2
+    data = x if model.num_classes is None else (x, labels)
+    batches = tf.data.Dataset.from_tensor_slices(data).batch(BATCH)
     shown = BatchLogs()
     results = model.fit(batches, epochs=3, verbose=0, callbacks=[shown]).history
     results["shown"] = shown.losses

@@ -28,7 +28,11 @@ CASES = {
     "glow_5_classes": (zoo.Glow, (5,), {**MLP, "num_classes": 3}),
     "glow_gray": (zoo.Glow, (4, 8, 1), {**CONV, "levels": 2}),
     "glow_2_channels": (zoo.Glow, (6, 2, 2), {**CONV, "levels": 1, "bits": 1}),
-    "glow_3_channels_classes": (zoo.Glow, (4, 4, 3), {**CONV, "levels": 2, "num_classes": 3}),
+    "glow_3_channels_classes": (
+        zoo.Glow,
+        (4, 4, 3),
+        {**CONV, "levels": 2, "num_classes": 3, "classifier_weight": 0.01},
+    ),
     "glow_5_channels_additive": (
         zoo.Glow,
         (2, 2, 5),
@@ -169,6 +173,21 @@ def test_levels_by_default(make, shape, levels):
 def test_levels_that_do_not_fit(make, shape, levels, fit):
     with pytest.raises(ValueError, match=fit):
         make(shape, levels=levels)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"classifier_weight": -1, "num_classes": 2}, {"classifier_weight": np.nan}]
+    + [{"classifier_weight": 0.01}],
+)
+def test_classifier_weights_that_do_not_fit(options):
+    with pytest.raises(ValueError, match="`classifier_weight` must be.*Received"):
+        zoo.Glow((4,), **options)
+
+
+def test_there_are_no_logits_without_a_classifier():
+    with pytest.raises(ValueError, match="classifier_weight=0"):
+        zoo.Glow((4,), num_classes=2, **MLP).class_logits(np.zeros((1, 4)), [0])
 
 
 def test_coupling_and_prior_are_those_asked_for():

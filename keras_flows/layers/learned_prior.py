@@ -15,9 +15,10 @@ class LearnedPrior(Bijection):
 
     Glow, released code ("learntop", "ycond"): one mean and one deviation for each channel; in
     images they also depend, within one cell of the border, on the place (the code computes them by
-    a 3x3 convolution of a zero image with an edge bias). With `num_classes`, a learned term for
-    each class is added; `condition` is then the labels, integers of shape (batch,). The identity at
-    the start. Shapes: (batch, D) or (batch, height, width, channels), unchanged.
+    a 3x3 convolution of a zero image with an edge bias). With `num_classes` a learned term for each
+    class is added, (class_terms[label] + class_bias) exp(3 class_log_scale); `condition` is then
+    the labels, integers of shape (batch,). The identity at the start. Shapes: (batch, D) or
+    (batch, height, width, channels), unchanged.
 
     Raises:
         ValueError: if `num_classes` is given and `condition` is not.
@@ -39,6 +40,12 @@ class LearnedPrior(Bijection):
             self.class_terms = self.add_weight(
                 name="class_terms", shape=(self.num_classes, units), initializer="zeros"
             )
+            self.class_bias = self.add_weight(
+                name="class_bias", shape=(units,), initializer="zeros"
+            )
+            self.class_log_scale = self.add_weight(
+                name="class_log_scale", shape=(units,), initializer="zeros"
+            )
 
     def forward_and_log_det(self, x, condition=None, training=False):
         mean, log_std = self._moments(x, condition)
@@ -59,7 +66,8 @@ class LearnedPrior(Bijection):
                     f"{self.name!r} has num_classes={self.num_classes} and needs the labels as "
                     "`condition`. Received: condition=None"
                 )
-            terms = tf.gather(ops.convert_to_tensor(self.class_terms), condition)
+            terms = tf.gather(self.class_terms + self.class_bias, condition)
+            terms = terms * ops.exp(LOG_SCALE_FACTOR * self.class_log_scale)
             h = h + ops.reshape(terms, (-1, *(1,) * (len(x.shape) - 2), terms.shape[-1]))
         mean, log_std = ops.split(h, 2, axis=-1)
         return mean, ops.broadcast_to(log_std, ops.shape(x))

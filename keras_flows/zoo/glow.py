@@ -1,9 +1,14 @@
+import math
+
 import keras
+import tensorflow as tf
+from keras import ops
 
 from keras_flows import layers
 from keras_flows.flow import Flow
 from keras_flows.inputs import check_input_shape, check_integers, check_one_of
 from keras_flows.networks import MLP, ConvNet
+from keras_flows.repeatable import flatten_layers
 from keras_flows.zoo.levels import resolve_levels
 
 COUPLINGS = ("affine", "additive")
@@ -28,6 +33,9 @@ class Glow(Flow):
         reversible: whether training rebuilds each step's activations by inverting it instead of
             storing them: memory for weights and one step only, for a tenth to a fifth more time.
         num_classes: makes the last prior class-conditional.
+        classifier_weight: of a classifier on the last level's latent, for a class-conditional
+            model: the loss has classifier_weight * D * cross-entropy, in nats, besides the negative
+            log-likelihood. The paper's 0.01 makes the classes differ more; 0 is no classifier.
         logit_alpha: of a `Logit` before the first level, for images of which many pixels are black
             or white; 1e-6 is usual for MNIST. None, as in the paper, for none.
         bits, adapt_examples, seed: as for `Flow`.
@@ -46,6 +54,7 @@ class Glow(Flow):
         coupling="affine",
         reversible=False,
         num_classes=None,
+        classifier_weight=0.0,
         logit_alpha=None,
         bits=None,
         adapt_examples=256,
@@ -57,6 +66,18 @@ class Glow(Flow):
         check_integers(1, depth=depth, width=width)
         check_one_of(COUPLINGS, coupling=coupling)
         levels = resolve_levels(levels, input_shape, default=3)
+        if logit_alpha is not None and len(input_shape) != 3:
+            raise ValueError(
+                "Argument `logit_alpha` is for images only. "
+                f"Received: logit_alpha={logit_alpha}, input_shape={tuple(input_shape)}"
+            )
+        if not 0 <= classifier_weight < math.inf or (classifier_weight and num_classes is None):
+            raise ValueError(
+                "Argument `classifier_weight` must be a finite number of at least 0, and 0 without "
+                f"`num_classes`. Received: classifier_weight={classifier_weight}, "
+                f"num_classes={num_classes}"
+            )
+        self.classifier_weight = classifier_weight  # `build`, called below, asks for it
 
         def step():
             network = ConvNet if len(input_shape) == 3 else MLP
@@ -113,3 +134,46 @@ class Glow(Flow):
         self.coupling = coupling
         self.logit_alpha = logit_alpha
         self.reversible = reversible
+
+    def build(self, input_shape):
+        super().build(input_shape)
+        if self.classifier_weight:
+            # A linear map, zero at the start, with log scales, of what is one cell.
+            self._classifier = layers.ScaledConv2D(self.num_classes, 1, dtype=self.dtype_policy)
+            self._classifier.build((None, 1, 1, self._top_prior().event_shape[-1]))
+
+    def class_logits(self, z, labels):
+        """The classifier's logits, (batch, num_classes), of latents z = encode(x, labels).
+
+        A linear map of the spatial mean of the last level's latent before its prior. There the
+        labels play no part: any will do, if they are the same in both calls.
+
+        Raises:
+            ValueError: for a model without classifier.
+        """
+        if not self.classifier_weight:
+            raise ValueError(
+                "class_logits needs a model with a classifier. "
+                f"Received: one with classifier_weight={self.classifier_weight}"
+            )
+        prior = self._top_prior()
+        *space, channels = prior.event_shape
+        cells = math.prod(space)
+        top = ops.reshape(z[:, -cells * channels :], (-1, *space, channels))
+        top, _ = prior.inverse_and_log_det(top, labels)
+        mean = ops.mean(ops.reshape(top, (-1, cells, 1, channels)), axis=1, keepdims=True)
+        return self._classifier(mean)[:, 0, 0]
+
+    def auxiliary_loss(self, z, labels=None):
+        if not self.classifier_weight:
+            return super().auxiliary_loss(z, labels)
+        logits = self.class_logits(z, labels)
+        cross_entropy = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+        return self.classifier_weight * self.size * cross_entropy
+
+    def _top_prior(self):
+        return next(
+            layer
+            for layer in flatten_layers(self.bijection)
+            if isinstance(layer, layers.LearnedPrior)
+        )
