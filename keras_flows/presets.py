@@ -23,9 +23,9 @@ CONFIG, METADATA, WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
 RECIPE, CARD, SAMPLES, LOG = "recipe.json", "README.md", "samples.png", "log.csv"
 FILES = {CONFIG, METADATA, WEIGHTS, RECIPE, CARD, SAMPLES, LOG}
 
-# A wheel has the checkout's `zoo` inside of the package.
+# The checkout's folder `zoo` is inside of the package once it is installed.
 _PACKAGE = pathlib.Path(__file__).parent
-ZOO = _PACKAGE / "presets_of_the_zoo"
+ZOO = _PACKAGE / "zoo" / "presets"
 if not ZOO.is_dir():
     ZOO = _PACKAGE.parent / "zoo"
 

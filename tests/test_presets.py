@@ -4,7 +4,10 @@ import functools
 import hashlib
 import http.server
 import json
+import os
 import shutil
+import subprocess
+import sys
 import threading
 
 import keras
@@ -120,6 +123,28 @@ def test_an_unknown_name_gets_the_close_ones():
 def test_another_class_s_preset(saved):
     with pytest.raises(ValueError, match="not one of class NICE.*keras_flows>Glow"):
         zoo.NICE.from_preset(saved)
+
+
+def test_a_wheel_has_them(tmp_path):
+    source, unpacked = tmp_path / "source", tmp_path / "unpacked"
+    root = presets.ZOO.parent
+    for name in ("keras_flows", "zoo"):
+        shutil.copytree(root / name, source / name)
+    for name in ("LICENSE", "README.md", "pyproject.toml", "setup.cfg"):
+        shutil.copy(root / name, source)
+    pip = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--quiet"]
+    subprocess.run([*pip, "--wheel-dir", tmp_path, source], check=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    shutil.unpack_archive(wheel, unpacked, "zip")
+    installed = unpacked / "keras_flows" / "zoo" / "presets"
+    for path in presets.ZOO.glob("*/*"):
+        assert (installed / path.relative_to(presets.ZOO)).read_bytes() == path.read_bytes()
+    code = "import keras_flows; print(keras_flows.presets.ZOO, *keras_flows.Flow.presets)"
+    environment = {**os.environ, "PYTHONPATH": str(unpacked)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.stdout.split() == [str(installed), *Flow.presets], done.stderr
 
 
 # Files that are not as they should be.
