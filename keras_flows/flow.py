@@ -121,6 +121,8 @@ class Flow(ConstructorConfig, DistributedModel):
     def from_preset(cls, preset, load_weights=True, **kwargs):
         """A model of the zoo as it was trained, or its architecture alone.
 
+        It is compiled with Keras' default optimizer; to train it on, compile it with yours.
+
         Args:
             preset: a name out of `presets`, or a folder that `save_to_preset` wrote.
             load_weights: False for new weights, as the constructor draws them.

@@ -71,6 +71,7 @@ def load(cls, preset, load_weights=True, **arguments):
         ) from error
     if weights is not None:
         model.load_weights(weights)
+    model.compile()  # so that `evaluate` works at once
     return model
 
 

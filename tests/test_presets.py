@@ -58,6 +58,7 @@ def test_what_is_saved_is_loaded(cls, model, saved, images):
     assert type(loaded) is zoo.Glow
     labels = np.arange(6) % 3
     np.testing.assert_array_equal(loaded.log_prob(images, labels), model.log_prob(images, labels))
+    assert loaded.evaluate(images, labels, verbose=0)
 
 
 def test_constructor_arguments_can_be_replaced(saved, model, images):

@@ -6,28 +6,21 @@
 All of it comes from the presets' config.json, metadata.json and recipe.json.
 """
 
-import json
 import re
 
 import keras_flows
 from keras_flows import presets
-
-TABLES = (presets.ZOO.parent / "README.md", presets.ZOO / "README.md")
 
 
 def main():
     zoo = keras_flows.Flow.presets
     for name in zoo:
         (presets.ZOO / name / presets.CARD).write_text(card(presets.ZOO / name))
-    for path in TABLES:
-        table = results(zoo)
-        text, count = re.subn(
-            r"(?s)(<!-- results -->\n).*(<!-- /results -->)", rf"\1{table}\2", path.read_text()
-        )
-        if not count:
-            raise SystemExit(
-                f"{path} has no place for the table, <!-- results --><!-- /results -->"
-            )
+    for path in (presets.ZOO.parent / "README.md", presets.ZOO / "README.md"):
+        text = path.read_text()
+        for mark, table in (("results", results(zoo)), ("papers", papers(zoo))):
+            place = rf"(?s)(<!-- {mark} -->\n).*(<!-- /{mark} -->)"
+            text = re.sub(place, rf"\1\n{table}\n\2", text)
         path.write_text(text)
 
 
@@ -53,6 +46,22 @@ def results(zoo):
     return "\n".join(rows) + "\n"
 
 
+def papers(zoo):
+    """The architectures without weights, as a Markdown table."""
+    rows = ["| preset | paper | parameters | published |", "| --- | --- | --- | --- |"]
+    for name, metadata in zoo.items():
+        if "results" not in metadata and "parameter_count" in metadata:
+            paper = metadata["paper"]["arxiv"]
+            cells = [
+                f"`{name}`",
+                f"[{paper}](https://arxiv.org/abs/{paper})",
+                f"{metadata['parameter_count']:,}",
+                published_figure(metadata),
+            ]
+            rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join(rows) + "\n"
+
+
 def figure(here):
     metric = here["metric"]
     return f"{here[metric]:.{DECIMALS[metric]}f} {UNITS[metric]}"
@@ -64,7 +73,7 @@ def published_figure(metadata):
 
 
 def published_of(metadata):
-    return metadata.get("paper", {}).get("published", {})
+    return metadata.get("paper", {}).get("published") or {}
 
 
 def card(folder):
@@ -77,7 +86,7 @@ def card(folder):
     weights = "" if here else ", load_weights=False"
     parts = [
         f"# {folder.name}",
-        metadata["description"],
+        describe(metadata, config),
         "```python\nimport keras_flows\n\n"
         f'model = keras_flows.zoo.{class_name}.from_preset("{folder.name}"{weights})\n```',
     ]
@@ -94,6 +103,13 @@ def card(folder):
     if "notes" in metadata:
         parts += ["## Notes", "\n".join(f"- {note}" for note in metadata["notes"])]
     return "\n\n".join(parts) + "\n"
+
+
+def describe(metadata, config):
+    if "description" in metadata:
+        return metadata["description"]
+    paper = metadata["paper"]["arxiv"]
+    return f"The architecture of [arXiv:{paper}](https://arxiv.org/abs/{paper}), without weights."
 
 
 def measurements(name, here, metadata):
@@ -120,17 +136,20 @@ def measurements(name, here, metadata):
 
 
 def training(name, recipe, here):
-    dataset = recipe["dataset"] or "a dataset that TFDS does not have"
-    text = (
-        f"Trained on `{recipe['train_split']}` of {dataset}" if here else f"For {dataset}"
-    ) + ". `recipe.json` has all of it, and runs as it is:"
-    if here:
-        text = text.replace(". `recipe", f", chosen by `{recipe['validation_split']}`. `recipe")
-    return f"{text}\n\n```sh\ntools/train.py --preset {name} --run runs/{name}\n```"
+    if here is None:
+        return (
+            f"{recipe['dataset'] or 'A dataset that TFDS does not have'}. `recipe.json` is the "
+            "training, as flags of `tools/train.py`."
+        )
+    return (
+        f"Trained on `{recipe['train_split']}` of {recipe['dataset']}, chosen by "
+        f"`{recipe['validation_split']}`; `log.csv` is the course of it. `recipe.json` is the "
+        f"whole recipe:\n\n```sh\ntools/train.py --preset {name} --run runs/{name}\n```"
+    )
 
 
 COMPRESSED = {"png_bits_per_dim": "one PNG", "webp_bits_per_dim": "one lossless WebP"}
-UNITS = {"bits_per_dim": "bits/dim", "log_likelihood": "nats, of data in [0, 1]", "nats": "nats"}
+UNITS = {"bits_per_dim": "bits/dim", "log_likelihood": "nats, of data in [0, 1]", "nats": "nats (negative)"}
 DECIMALS = {"bits_per_dim": 3, "log_likelihood": 2, "nats": 3}
 
 
