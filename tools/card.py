@@ -149,7 +149,7 @@ def training(name, recipe, here):
 
 
 COMPRESSED = {"png_bits_per_dim": "one PNG", "webp_bits_per_dim": "one lossless WebP"}
-UNITS = {"bits_per_dim": "bits/dim", "log_likelihood": "nats, of data in [0, 1]", "nats": "nats (negative)"}
+UNITS = {"bits_per_dim": "bits/dim", "log_likelihood": "nats, of data in [0, 1]", "nats": "nats"}
 DECIMALS = {"bits_per_dim": 3, "log_likelihood": 2, "nats": 3}
 
 

@@ -1,0 +1,67 @@
+"""Each pretrained preset loads, gives a few test examples what its card says, and draws.
+
+`tools/evaluate.py --all` evaluates them on their whole test sets.
+"""
+
+import json
+import math
+import pathlib
+
+import numpy as np
+import pytest
+
+from keras_flows import Flow, data, presets
+
+PRETRAINED = sorted(name for name, metadata in Flow.presets.items() if "weights" in metadata)
+IMAGES = pathlib.Path(__file__).with_name("few_images.npz")
+
+
+def examples(name, tmp_path):
+    """A few test examples of a dataset, with their labels."""
+    with np.load(IMAGES) as images:
+        if name in images:
+            return images[name], images[f"{name}_label"].astype("int32")
+    batches = data.load(name, split="test", batch_size=48, data_dir=tmp_path, labels=True)
+    return [tensor.numpy() for tensor in next(iter(batches))]
+
+
+@pytest.mark.parametrize("name", PRETRAINED)
+def test_pretrained(name, tmp_path):
+    model = Flow.from_preset(name)
+    here = Flow.presets[name]["results"]
+    x, labels = examples(here["dataset"], tmp_path)
+    labels = labels if model.num_classes else None
+    rng = np.random.default_rng(0)
+
+    noise = rng.uniform(size=x.shape).astype("float32") if model.is_image else None
+    z, log_prob = model.latent_and_log_prob(model.dequantize(x, noise), labels)
+    bits = -log_prob.numpy() / (model.size * math.log(2))
+    standard_error = bits.std() / math.sqrt(len(bits))
+    assert abs(bits.mean() - here["bits_per_dim"]) < 4 * standard_error
+    # Latents are those of the prior: independent, of deviation 1 for the Gaussian one.
+    if model.prior == "gaussian":
+        assert 0.8 < z.numpy().std() < 1.2
+
+    drawn = model.data_of(rng.normal(size=z.shape).astype("float32"), labels).numpy()
+    assert drawn.shape == x.shape and drawn.dtype == x.dtype
+    assert np.isfinite(drawn).all()
+    assert abs(drawn.mean() - x.mean()) < 0.3 * x.std()
+    assert 0.5 * x.std() < drawn.std() < 2 * x.std()
+
+
+@pytest.mark.parametrize("name", PRETRAINED)
+def test_card(name):
+    folder = presets.ZOO / name
+    metadata = Flow.presets[name]
+    assert presets.sha256(folder / presets.WEIGHTS) == metadata["weights"]["sha256"]
+    here = metadata["results"]
+    card = (folder / presets.CARD).read_text()
+    figure = {"bits_per_dim": ".3f", "nats": ".3f", "log_likelihood": ".2f"}[here["metric"]]
+    assert f"**{here[here['metric']]:{figure}} " in card
+    assert f"{metadata['parameter_count']:,}" in card
+    assert (folder / presets.SAMPLES).is_file() and (folder / presets.LOG).is_file()
+    assert json.loads((folder / presets.RECIPE).read_text())["dataset"] == here["dataset"]
+
+
+def test_the_weights_are_no_burden():
+    assert sum((presets.ZOO / name / presets.WEIGHTS).stat().st_size for name in PRETRAINED) < 60e6
