@@ -1,5 +1,6 @@
 """Exported models in ONNX Runtime and OpenVINO give the numbers of Python."""
 
+import itertools
 import sys
 from types import SimpleNamespace
 
@@ -22,20 +23,19 @@ MODELS = {
     "real_nvp": lambda: zoo.RealNVP((8, 8, 1), levels=2, depth=2, width=4, num_blocks=1),
     "nice": lambda: zoo.NICE((8, 8, 1), depth=4, width=4, num_hidden=1),
 }
-# One that converts everything is enough for each push; the others are minutes.
-models = pytest.mark.parametrize(
-    "exported",
-    ["glow", *(pytest.param(name, marks=pytest.mark.slow) for name in ("real_nvp", "nice"))],
-    indirect=True,
-)
-signatures = pytest.mark.parametrize(
-    "signature",
-    [
-        "serving_default",
-        "decode",
-        *(pytest.param(s, marks=pytest.mark.slow) for s in ("encode", "log_prob")),
-    ],
-)
+SIGNATURES = ("serving_default", "decode", "encode", "log_prob")
+
+
+def cases(*for_each_push):
+    """All models and signatures; most only with `-m slow`, as they take minutes."""
+    return pytest.mark.parametrize(
+        ("exported", "signature"),
+        [
+            pytest.param(*case, marks=() if case in for_each_push else pytest.mark.slow)
+            for case in itertools.product(MODELS, SIGNATURES)
+        ],
+        indirect=["exported"],
+    )
 
 
 @pytest.fixture(scope="module")
@@ -75,8 +75,7 @@ def assert_same(response, wanted):
             np.testing.assert_allclose(response[name], value, atol=1e-4 * np.abs(value).max())
 
 
-@models
-@signatures
+@cases(("glow", "serving_default"), ("glow", "decode"))
 def test_onnx(signature, exported, tmp_path, monkeypatch):
     output = str(tmp_path / "model.onnx")
     line = f"convert --saved-model {exported.path} --signature_def {signature} --opset 18"
@@ -91,8 +90,7 @@ def test_onnx(signature, exported, tmp_path, monkeypatch):
     assert_same(dict(zip(names, one)), {name: value[1:2] for name, value in wanted.items()})
 
 
-@models
-@signatures
+@cases(("glow", "serving_default"))
 def test_openvino(signature, exported):
     loaded = tf.saved_model.load(exported.path)
     converted = openvino.convert_model(loaded.signatures[signature])

@@ -99,12 +99,13 @@ def naive_export(model, path):
 
 
 def in_turns(calls, inputs, rounds):
-    """{name: median seconds and all}; one call each in every round."""
-    seconds = {name: [] for name in calls}
+    """{name: median seconds and all}; one call each in every round, each time another first."""
+    seconds, names = {name: [] for name in calls}, list(calls)
     for i in range(rounds + 2):  # two that do not count: the first traces
-        for name, call in calls.items():
+        names.append(names.pop(0))
+        for name in names:
             start = time.perf_counter()
-            for value in call(**inputs).values():
+            for value in calls[name](**inputs).values():
                 value.numpy()
             if i >= 2:
                 seconds[name].append(time.perf_counter() - start)
