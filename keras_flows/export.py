@@ -25,7 +25,9 @@ def export(flow, path):
     gives empty outputs; images, on a CPU with oneDNN, an error.
 
     Images are uint8, all else float32; a class-conditional model takes `labels`, int32 (batch,), in
-    each. It needs TensorFlow alone, without Python ops or XLA, and appears under its name complete,
+    each. All but `sample`, which draws random numbers, convert to ONNX and OpenVINO: there, sampling is
+    `decode` of noise. What the weights alone decide is computed now and stored in their place, so
+    the SavedModel cannot be trained further. It needs TensorFlow alone, without Python ops or XLA, and appears under its name complete,
     with a request for each signature in `assets.extra`, by which TF Serving warms up (if
     `tensorflow-serving-api` is installed; a warning otherwise).
 
@@ -34,9 +36,11 @@ def export(flow, path):
     """
     with new_folder(path, "path") as scratch:
         module = tf.Module()
-        # What a signature reads must hang on the object that is saved.
-        module.weights = [variable.value for variable in flow.variables]
         signatures = _signatures(flow)
+        # What the signatures read must hang on the object that is saved; nothing else shall.
+        traced = [function.get_concrete_function() for function in signatures.values()]
+        read = {id(variable): variable for each in traced for variable in each.graph.variables}
+        module.weights = list(read.values())
         tf.saved_model.save(module, scratch, signatures=signatures)
         model_name = os.path.basename(os.path.dirname(os.path.abspath(path)))
         _write_warmup(model_name, signatures, os.path.join(scratch, "assets.extra"))
@@ -55,14 +59,20 @@ def _signatures(flow):
 
     # Each direction is traced once, and shared by the signatures that need it. What it makes of
     # the weights alone, the inverse of a matrix for instance, is computed here, not when served.
+    precomputed = _precompute(flow.bijection)
+
+    def using_precomputed(inverse):
+        values = tf.nest.map_structure(tf.identity, precomputed[inverse])
+        return supply([flow.bijection], [values], inverse)
+
     @tf.function(autograph=False)
     def forward(x, *labels):
-        with _as_constants(flow.bijection, inverse=False):
+        with using_precomputed(inverse=False):
             return _to_float32(*flow.latent_and_log_prob(flow.dequantize(x), *labels))
 
     @tf.function(autograph=False)
     def inverse(z, *labels):
-        with _as_constants(flow.bijection, inverse=True):
+        with using_precomputed(inverse=True):
             return flow.data_of(tf.cast(z, flow.compute_dtype), *labels)
 
     def serving_default(x, *labels):
@@ -134,12 +144,20 @@ def _write_warmup(model_name, signatures, folder):
             file.write(log.SerializeToString())
 
 
-def _as_constants(bijection, inverse):
-    """Within this context `bijection` takes what it precomputes as constants of the graph."""
-    with tf.init_scope():
-        computed = tf.function(lambda: bijection.precompute(inverse), autograph=False)()
-        values = tf.nest.map_structure(lambda tensor: tensor.numpy(), computed)
-    return supply([bijection], [tf.nest.map_structure(tf.constant, values)], inverse)
+def _precompute(bijection):
+    """What each direction, [forward, inverse], makes of the weights alone, as variables.
+
+    They share what is equal, the kernels of the couplings' networks above all.
+    """
+    # In one graph, where TensorFlow computes once what both ask for.
+    both = tf.function(lambda: [bijection.precompute(i) for i in (False, True)], autograph=False)
+    variables = {}
+
+    def variable(tensor):
+        key = (tensor.dtype, tuple(tensor.shape), tensor.numpy().tobytes())
+        return variables.setdefault(key, tf.Variable(tensor, trainable=False))
+
+    return tf.nest.map_structure(variable, both())
 
 
 def _to_float32(*tensors):

@@ -352,7 +352,8 @@ class Flow(ConstructorConfig, DistributedModel):
     def latent_and_log_prob(self, x, labels=None, training=False):
         """Latents and log-likelihoods, in nats, of dequantised x."""
         z, log_det = self.bijection.forward_and_log_det(x, labels, training)
-        return z, self._base.log_prob(z) + log_det
+        # tfd.Sample's would broadcast shapes at run time, which ONNX cannot.
+        return z, ops.sum(self._element.log_prob(z), axis=-1) + log_det
 
     def auxiliary_loss(self, z, labels=None):
         """What a subclass adds to each example's loss, (batch,) in nats, given its latent."""
@@ -380,8 +381,13 @@ class Flow(ConstructorConfig, DistributedModel):
 
     @property
     def _base(self):
+        return tfd.Sample(self._element, self.size)
+
+    @property
+    def _element(self):
+        """The base distribution of one dimension of the latent."""
         zero = ops.zeros((), self.compute_dtype)
-        return tfd.Sample(PRIORS[self.prior](zero, zero + 1), self.size)
+        return PRIORS[self.prior](zero, zero + 1)
 
     @functools.cached_property
     def _traced_forward(self):

@@ -12,6 +12,7 @@ from keras import ops
 from keras_flows import distribute
 from keras_flows.inputs import check_integers
 from keras_flows.layers.scaled_conv2d import ScaledConv2D, conv2d
+from keras_flows.repeatable import Repeatable
 from keras_flows.serialization import ConstructorConfig
 
 
@@ -90,7 +91,7 @@ class ConvNet(ConstructorConfig, keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package="keras_flows")
-class WeightNormConv2D(ConstructorConfig, keras.layers.Layer):
+class WeightNormConv2D(Repeatable, ConstructorConfig, keras.layers.Layer):
     """A convolution whose kernel is magnitude * direction / |direction|, filter by filter.
 
     Salimans and Kingma 2016 (arXiv:1602.07868); RealNVP, section 3.7. Without `magnitude` the
@@ -137,12 +138,19 @@ class WeightNormConv2D(ConstructorConfig, keras.layers.Layer):
     def compute_output_shape(self, input_shape):
         return (*input_shape[:-1], self.filters)
 
-    def call(self, inputs):
-        kernel = ops.convert_to_tensor(self.direction)
+    def precompute(self, inverse):
+        """The kernel."""
+        kernel = ops.cast(self.direction, self.compute_dtype)
         kernel = kernel * ops.rsqrt(ops.sum(ops.square(kernel), axis=(0, 1, 2)))
         if self.magnitude:
-            kernel = kernel * self.magnitude_weight
-        result = conv2d(inputs, kernel)
+            kernel = kernel * ops.cast(self.magnitude_weight, self.compute_dtype)
+        return kernel
+
+    def precomputed_weights(self):
+        return [self.direction, *([self.magnitude_weight] if self.magnitude else [])]
+
+    def call(self, inputs):
+        result = conv2d(inputs, self.precomputed(inverse=False))
         return result + self.bias if self.use_bias else result
 
 

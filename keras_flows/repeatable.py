@@ -13,12 +13,16 @@ class Repeatable:
 
     A subclass that makes something expensive of its weights alone (the inverse of a matrix, say)
     returns it from `precompute` and reads it by `precomputed`; one that can share work between
-    inverting and differentiating overrides `backward`. Compositions hand both on.
+    inverting and differentiating overrides `backward`. Compositions hand all of it on.
     """
 
     def precompute(self, inverse):
         """A structure of tensors that the forward, or inverse, pass makes of the weights alone."""
         return ()
+
+    def precomputed_weights(self):
+        """The variables that are read by `precompute` alone, in whichever direction."""
+        return []
 
     def precomputed(self, inverse):
         """What `precompute` gives, from whoever has computed it ahead, or else computed now."""
@@ -56,6 +60,11 @@ def supply(repeatables, values, inverse):
         yield
     finally:
         _precomputed.reset(token)
+
+
+def precomputed_weights(repeatables):
+    """Those of all of them."""
+    return [variable for each in repeatables for variable in each.precomputed_weights()]
 
 
 def flatten_layers(layer):

@@ -171,6 +171,36 @@ def test_benchmark_knows_its_contestants(tool, capsys):
 
 
 @pytest.mark.slow
+def test_benchmark_times_what_is_served(tool, tmp_path, capsys):
+    path = tmp_path / "figures.json"
+    tool("benchmark", "--serving", "--depth", 1, "--rounds", 1, "--json", path)
+    figures = json.loads(path.read_text())["1"]
+    ours, naive = figures["size"].values()
+    assert 0 < ours < naive
+    signatures = ["serving_default", "log_prob", "encode", "decode", "sample"]
+    assert list(figures["calls"]) == signatures
+    for batches in figures["calls"].values():
+        assert list(batches) == ["1", "8", "64"]
+        for times in batches.values():
+            assert list(times) == ["keras_flows", "naive export", "in Python"]
+            assert all(len(seconds["all"]) == 1 for seconds in times.values())
+    assert "| `sample` | 64 |" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--batch_size", 4], "--serving takes no --batch_size"),
+        (["real_nvp"], "--serving times glow"),
+    ],
+)
+def test_benchmark_of_serving_refuses(arguments, message, tool, capsys):
+    with pytest.raises(SystemExit):
+        tool("benchmark", "--serving", *arguments)
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.slow
 def test_benchmark_compares_numbers_of_workers(tool, tmp_path, capsys):
     path = tmp_path / "figures.json"
     sizes = ("--depth", 1, "--batch_size", 4, "--rounds", 2)

@@ -6,7 +6,7 @@ with `pip install keras_flows[bench]`; one that is missing is a row that says so
 
 `bare` is the physical limit: the couplings' networks alone, trained on noise, with nothing around.
 
-`--strategy multi_worker` times Glow on 1 and 2 workers instead.
+`--strategy multi_worker` times Glow on 1 and 2 workers instead, `--serving` as it is exported.
 """
 
 import argparse
@@ -15,6 +15,7 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 
 SIZE, DIMENSIONS, WIDTH, LEVELS = 32, 64, 128, 3
@@ -310,15 +311,37 @@ def main():
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--only", nargs="+", default=(), help="names of contestants besides ours")
     parser.add_argument("--strategy", choices=["multi_worker"], help="Glow on 1 and 2 workers")
+    parser.add_argument(
+        "--serving", action="store_true", help="Glow as exported, at batch sizes 1, 8 and 64"
+    )
     parser.add_argument("--json", help="file for all figures")
     arguments = parser.parse_args()
-    if arguments.strategy:
+    if arguments.serving:
+        every = serving_figures(parser, arguments)
+    elif arguments.strategy:
         every = scaling_figures(arguments)
     else:
         every = comparison(parser, arguments)
     if arguments.json:
         with open(arguments.json, "w") as file:
             json.dump(every, file, indent=1)
+
+
+def serving_figures(parser, arguments):
+    """Prints a table for each depth, and returns {depth: figures}."""
+    for name in ("batch_size", "only", "strategy"):
+        if getattr(arguments, name):
+            parser.error(f"--serving takes no --{name}")
+    if arguments.model != "glow":
+        parser.error(f"--serving times glow. Received: {arguments.model}")
+    import serving
+
+    every = {}
+    for depth in arguments.depth or [8]:
+        with tempfile.TemporaryDirectory() as folder:
+            every[depth] = serving.measure(depth, folder, arguments.rounds)
+        print(serving.table(every[depth], depth), end="\n\n", flush=True)
+    return every
 
 
 def scaling_figures(arguments):

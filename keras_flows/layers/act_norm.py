@@ -51,6 +51,9 @@ class ActNorm(ChannelAffine):
     def precompute(self, inverse):
         return ()
 
+    def precomputed_weights(self):
+        return []
+
     def forward_and_log_det(self, x, condition=None, training=False):
         if adaptation.is_adapting():
             adapt_bias_and_log_scale(self.bias, self.log_scale, x)

@@ -3,7 +3,7 @@ import keras
 from keras_flows import adaptation
 from keras_flows.bijection import Bijection, check_bijections
 from keras_flows.layers.channel_affine import join_runs
-from keras_flows.repeatable import add_gradients, supply
+from keras_flows.repeatable import add_gradients, precomputed_weights, supply
 
 
 @keras.saving.register_keras_serializable(package="keras_flows")
@@ -32,6 +32,9 @@ class Chain(Bijection):
 
     def precompute(self, inverse):
         return [stage.precompute(inverse) for stage in self._stages()]
+
+    def precomputed_weights(self):
+        return precomputed_weights(self._stages())
 
     def forward_and_log_det(self, x, condition=None, training=False):
         if adaptation.is_adapting():  # each layer to what it receives

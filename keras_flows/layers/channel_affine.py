@@ -43,6 +43,9 @@ class AffineMap(Repeatable):
     def precompute(self, inverse):
         return self.affine(inverse)
 
+    def precomputed_weights(self):
+        return self.variables
+
     def forward_and_log_det(self, x, condition=None, training=False):
         return self.precomputed(inverse=False)(x)
 
@@ -62,6 +65,7 @@ class Run(AffineMap):
 
     def __init__(self, layers):
         self.layers = layers
+        self.variables = [variable for layer in layers for variable in layer.variables]
 
     def affine(self, inverse):
         layers = reversed(self.layers) if inverse else self.layers

@@ -6,7 +6,7 @@ import tensorflow as tf
 from keras_flows.bijection import Bijection
 from keras_flows.layers.partition import Partition
 from keras_flows.layers.scaled_conv2d import ScaledConv2D
-from keras_flows.repeatable import add_gradients
+from keras_flows.repeatable import Repeatable, add_gradients, precomputed_weights, supply
 
 
 class Coupling(Bijection):
@@ -52,6 +52,13 @@ class Coupling(Bijection):
                 f"shape {(*input_shape[:-1], units)}. Received: an output of shape {received}"
             )
 
+    def precompute(self, inverse):
+        """What the network's layers, which know no direction, make of their weights."""
+        return [layer.precompute(inverse=False) for layer in self._repeatable_layers()]
+
+    def precomputed_weights(self):
+        return precomputed_weights(self._repeatable_layers())
+
     def forward_and_log_det(self, x, condition=None, training=False):
         x1, x2 = self._split.split(x)
         z2, log_det = self.transform(x2, self.parameters_of(x1, training))
@@ -59,7 +66,7 @@ class Coupling(Bijection):
 
     def inverse_and_log_det(self, z, condition=None, training=False):
         z1, z2 = self._split.split(z)
-        x2, log_det = self.inverse_transform(z2, self.parameters_of(z1, training))
+        x2, log_det = self.inverse_transform(z2, self.parameters_of(z1, training, inverse=True))
         return self._split.merge(z1, x2), log_det
 
     def backward(self, z, dz, dlog_det, sources, condition=None, training=False):
@@ -81,12 +88,14 @@ class Coupling(Bijection):
         x = self._split.merge(z1, x2)
         return x, self._split.merge(add_gradients(dz1, dx1), dx2), gradients
 
-    def parameters_of(self, x1, training=False):
+    def parameters_of(self, x1, training=False, inverse=False):
         """The output layer of the network of x1, in the bijection's dtype."""
         features = self._split.conditioner_input(x1)
-        if self.network is not None:
-            features = self.network(features, training=training)
-        return keras.ops.cast(self._output_layer(features, training=training), self.compute_dtype)
+        with supply(self._repeatable_layers(), self.precomputed(inverse), inverse=False):
+            if self.network is not None:
+                features = self.network(features, training=training)
+            parameters = self._output_layer(features, training=training)
+        return keras.ops.cast(parameters, self.compute_dtype)
 
     def transform(self, x2, parameters):
         raise NotImplementedError
@@ -97,6 +106,11 @@ class Coupling(Bijection):
     @property
     def _output_layer(self):
         return self.output_layer or self._default_output_layer
+
+    def _repeatable_layers(self):
+        networks = [layer for layer in (self.network, self._output_layer) if layer is not None]
+        inner = [layer for network in networks for layer in network._flatten_layers()]
+        return [layer for layer in inner if isinstance(layer, Repeatable)]
 
     def _make_output_layer(self, units, is_image):
         """A layer that is zero at the start, so that the coupling starts near the identity."""

@@ -4,7 +4,7 @@ from keras import ops
 
 from keras_flows.bijection import Bijection, sum_over_event
 from keras_flows.layers.act_norm import LOG_SCALE_FACTOR
-from keras_flows.layers.scaled_conv2d import edge_response
+from keras_flows.layers.scaled_conv2d import EdgePlaces
 
 
 @keras.saving.register_keras_serializable(package="keras_flows")
@@ -32,7 +32,9 @@ class LearnedPrior(Bijection):
         units = 2 * input_shape[-1]
         self.bias = self.add_weight(name="bias", shape=(units,), initializer="zeros")
         self.log_scale = self.add_weight(name="log_scale", shape=(units,), initializer="zeros")
+        self._places = None
         if len(input_shape) == 4:
+            self._places = EdgePlaces(*input_shape[1:3], 3)
             self.edge_kernel = self.add_weight(
                 name="edge_kernel", shape=(3, 3, 1, units), initializer="zeros"
             )
@@ -47,19 +49,25 @@ class LearnedPrior(Bijection):
                 name="class_log_scale", shape=(units,), initializer="zeros"
             )
 
+    def precompute(self, inverse):
+        """Means and logarithms of the deviations of each kind of place, without class terms."""
+        h = ops.convert_to_tensor(self.bias)
+        if self._places is not None:
+            h = h + self._places.response(ops.convert_to_tensor(self.edge_kernel))
+        return h * ops.exp(LOG_SCALE_FACTOR * self.log_scale)
+
     def forward_and_log_det(self, x, condition=None, training=False):
-        mean, log_std = self._moments(x, condition)
+        mean, log_std = self._moments(x, condition, inverse=False)
         return (x - mean) * ops.exp(-log_std), -sum_over_event(log_std)
 
     def inverse_and_log_det(self, z, condition=None, training=False):
-        mean, log_std = self._moments(z, condition)
+        mean, log_std = self._moments(z, condition, inverse=True)
         return z * ops.exp(log_std) + mean, sum_over_event(log_std)
 
-    def _moments(self, x, condition):
-        h = ops.convert_to_tensor(self.bias)
-        if len(x.shape) == 4:
-            h = h + edge_response(self.edge_kernel, *x.shape[1:3])
-        h = h * ops.exp(LOG_SCALE_FACTOR * self.log_scale)
+    def _moments(self, x, condition, inverse):
+        h = self.precomputed(inverse)
+        if self._places is not None:
+            h = self._places.spread(h)
         if self.num_classes is not None:
             if condition is None:
                 raise ValueError(

@@ -111,6 +111,12 @@ class Repeat(Bijection):
             if not variable.trainable and id(variable) not in constant
         ]
 
+        precomputed = {id(variable) for variable in self.step.precomputed_weights()}
+        # Which of them the loop must hold beside what is precomputed.
+        self._read_in_loop = [
+            i for i, variable in enumerate(self.step.variables) if id(variable) not in precomputed
+        ]
+
     def get_steps(self):
         """The steps, each a layer of its own with a copy of its weights."""
         steps = [self._new_step((None, *self.event_shape)) for _ in range(self.depth)]
@@ -139,7 +145,11 @@ class Repeat(Bijection):
             with self._slices(weights):
                 return self.step.precompute(inverse)
 
-        return tf.vectorized_map(of_one, self._weights())
+        return tf.vectorized_map(of_one, self._weights(range(len(self._stacks))))
+
+    def precomputed_weights(self):
+        indices = set(range(len(self._stacks))) - set(self._read_in_loop)
+        return [self._stacks[i] for i in indices]
 
     def forward_and_log_det(self, x, condition=None, training=False):
         return self._run(x, condition, training, inverse=False)
@@ -164,9 +174,10 @@ class Repeat(Bijection):
 
     def _python_loop(self, x, condition, training, inverse, changing):
         total, changed = 0.0, []
-        steps = list(zip(*(tf.unstack(stack) for stack in self._weights())))
+        stacks = self._weights(range(len(self._stacks)))
+        steps = list(zip(*(tf.unstack(stack) for stack in stacks.values())))
         for weights in reversed(steps) if inverse else steps:
-            with self._slices(weights) as scope:
+            with self._slices(dict(zip(stacks, weights))) as scope:
                 x, log_det = self._method(inverse)(x, condition, training)
             total = total + log_det
             changed.append(self._values(scope, changing))
@@ -175,7 +186,7 @@ class Repeat(Bijection):
     def _while_loop(self, x, condition, training, inverse, changing, sources=None):
         """The same in a graph. `sources` are weights and precomputed values, if given."""
         if sources is None:
-            sources = [self._weights(), self.precomputed(inverse)]
+            sources = [self._weights(self._read_in_loop), self.precomputed(inverse)]
         arrays = tf.nest.map_structure(_unstack, sources)
 
         def body(i, y, total, changed):
@@ -195,7 +206,7 @@ class Repeat(Bijection):
         return y, total, [array.stack() for array in changed]
 
     def _reversible_loop(self, x, condition, training, inverse, changing):
-        structure = [self._weights(), self.precomputed(inverse=False)]
+        structure = [self._weights(self._read_in_loop), self.precomputed(inverse=False)]
         inverses = tf.nest.map_structure(tf.stop_gradient, self.precomputed(inverse=True))
 
         @tf.custom_gradient
@@ -264,13 +275,13 @@ class Repeat(Bijection):
     def _method(self, inverse):
         return self.step.inverse_and_log_det if inverse else self.step.forward_and_log_det
 
-    def _weights(self):
-        return [ops.convert_to_tensor(stack) for stack in self._stacks]
+    def _weights(self, indices):
+        return {i: ops.convert_to_tensor(self._stacks[i]) for i in indices}
 
     @contextlib.contextmanager
     def _slices(self, weights):
-        """Within this context the pattern's weights have the values `weights`."""
-        mapping = zip(self.step.variables, weights)
+        """Within this context the pattern's weights have the values `weights`, {index: value}."""
+        mapping = [(self.step.variables[i], value) for i, value in weights.items()]
         with keras.StatelessScope(mapping, collect_losses=True) as scope:
             yield scope
         if scope.losses:

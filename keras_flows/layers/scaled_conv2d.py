@@ -5,11 +5,12 @@ from keras import ops
 
 from keras_flows import adaptation
 from keras_flows.layers.act_norm import LOG_SCALE_FACTOR, adapt_bias_and_log_scale
+from keras_flows.repeatable import Repeatable
 from keras_flows.serialization import ConstructorConfig
 
 
 @keras.saving.register_keras_serializable(package="keras_flows")
-class ScaledConv2D(ConstructorConfig, keras.layers.Layer):
+class ScaledConv2D(Repeatable, ConstructorConfig, keras.layers.Layer):
     """The convolution of Glow's networks: y = (x * kernel + edge + bias) exp(3 log_scale).
 
     Glow, released code. Zero-initialised it is the "zero convolution" that ends a network; with
@@ -40,6 +41,8 @@ class ScaledConv2D(ConstructorConfig, keras.layers.Layer):
 
     def build(self, input_shape):
         size, channels, shape = self.kernel_size, input_shape[-1], (self.filters,)
+        if size > 1:
+            self._places = EdgePlaces(*input_shape[1:3], size)
 
         def draw(dtype):
             # One draw for both kernels: called twice, an initializer repeats itself.
@@ -62,21 +65,36 @@ class ScaledConv2D(ConstructorConfig, keras.layers.Layer):
     def compute_output_shape(self, input_shape):
         return (*input_shape[:-1], self.filters)
 
-    def call(self, inputs):
-        kernel = ops.convert_to_tensor(self.kernel)
-        edge = None
-        if self.kernel_size > 1:
-            edge = edge_response(self.edge_kernel, *inputs.shape[1:3])
-        if self.normalize and adaptation.is_adapting():
-            raw = conv2d(inputs, kernel)
-            raw = raw if edge is None else raw + edge
-            adapt_bias_and_log_scale(self.bias, self.log_scale, raw)
+    def precompute(self, inverse):
+        """The scaled kernel, and what is added for each kind of place (see `EdgePlaces`)."""
+        weights = (self.kernel, self.bias, self.log_scale)
+        kernel, bias, log_scale = (ops.cast(weight, self.compute_dtype) for weight in weights)
         # Scaling the kernel is cheaper than scaling the result.
-        scale = ops.exp(LOG_SCALE_FACTOR * self.log_scale)
-        result = conv2d(inputs, kernel * scale)
-        if edge is None:
-            return tf.nn.bias_add(result, self.bias * scale)
-        return result + (edge + self.bias) * scale
+        scale = ops.exp(LOG_SCALE_FACTOR * log_scale)
+        return kernel * scale, (self._edge() + bias) * scale
+
+    def precomputed_weights(self):
+        return self.variables
+
+    def call(self, inputs):
+        if self.normalize and adaptation.is_adapting():
+            raw = self._add(conv2d(inputs, ops.convert_to_tensor(self.kernel)), self._edge())
+            adapt_bias_and_log_scale(self.bias, self.log_scale, raw)
+            kernel, bias = self.precompute(inverse=False)
+        else:
+            kernel, bias = self.precomputed(inverse=False)
+        return self._add(conv2d(inputs, kernel), bias)
+
+    def _edge(self):
+        """The convolution of the edge, for each kind of place."""
+        if self.kernel_size == 1:
+            return ops.zeros((1, self.filters), self.compute_dtype)
+        return self._places.response(ops.cast(self.edge_kernel, self.compute_dtype))
+
+    def _add(self, y, bias):
+        if self.kernel_size == 1:
+            return tf.nn.bias_add(y, bias[0])
+        return y + self._places.spread(bias)
 
 
 def conv2d(x, kernel):
@@ -92,13 +110,23 @@ def conv2d(x, kernel):
     return whole
 
 
-def edge_response(kernel, height, width):
-    """The convolution of an image that is 1 on its padding: (1, height, width, filters)."""
-    kernel = ops.convert_to_tensor(kernel)
-    size, filters = kernel.shape[0], kernel.shape[-1]
-    image = np.pad(np.zeros((height, width)), size // 2, constant_values=1)
-    # What each tap of the kernel meets; a product with so few taps is faster than a convolution.
-    windows = np.lib.stride_tricks.sliding_window_view(image, (size, size))
-    taps = ops.cast(windows.reshape(height * width, size * size), kernel.dtype)
-    response = ops.matmul(taps, ops.reshape(kernel, (size * size, filters)))
-    return ops.reshape(response, (1, height, width, filters))
+class EdgePlaces:
+    """Where a kernel meets the edge of an image: the convolution of 1 on the padding, 0 inside.
+
+    Few places differ: for a 3x3 kernel corners, sides and the inside. `response` computes those
+    (kinds, filters), `spread` puts them where they belong, (1, height, width, filters).
+    """
+
+    def __init__(self, height, width, kernel_size):
+        image = np.pad(np.zeros((height, width)), kernel_size // 2, constant_values=1)
+        windows = np.lib.stride_tricks.sliding_window_view(image, (kernel_size, kernel_size))
+        windows = windows.reshape(height * width, kernel_size**2)
+        self.windows, kinds = np.unique(windows, axis=0, return_inverse=True)
+        self.kinds = kinds.reshape(1, height, width)
+
+    def response(self, kernel):
+        kernel = ops.reshape(kernel, (-1, kernel.shape[-1]))
+        return ops.matmul(ops.cast(self.windows, kernel.dtype), kernel)
+
+    def spread(self, values):
+        return tf.gather(values, self.kinds)

@@ -1,0 +1,102 @@
+"""Exported models in ONNX Runtime and OpenVINO give the numbers of Python."""
+
+import itertools
+import sys
+from types import SimpleNamespace
+
+import keras
+import numpy as np
+import onnxruntime
+import openvino
+import pytest
+import tensorflow as tf
+import tf2onnx.convert
+from test_flow import perturb
+
+from keras_flows import zoo
+
+RNG = np.random.default_rng(0)
+IMAGES = RNG.integers(0, 256, (3, 8, 8, 1), dtype="uint8")
+LABELS = np.array([0, 1, 0], "int32")
+MODELS = {
+    "glow": lambda: zoo.Glow((8, 8, 1), levels=1, depth=2, width=4, num_classes=2),
+    "real_nvp": lambda: zoo.RealNVP((8, 8, 1), levels=2, depth=2, width=4, num_blocks=1),
+    "nice": lambda: zoo.NICE((8, 8, 1), depth=4, width=4, num_hidden=1),
+}
+SIGNATURES = ("serving_default", "decode", "encode", "log_prob")
+
+
+def cases(*for_each_push):
+    """All models and signatures; most only with `-m slow`, as they take minutes."""
+    return pytest.mark.parametrize(
+        ("exported", "signature"),
+        [
+            pytest.param(*case, marks=() if case in for_each_push else pytest.mark.slow)
+            for case in itertools.product(MODELS, SIGNATURES)
+        ],
+        indirect=["exported"],
+    )
+
+
+@pytest.fixture(scope="module")
+def exported(request, tmp_path_factory):
+    """Where a model is exported, with requests and Python's responses by signature."""
+    keras.utils.set_random_seed(0)
+    model = MODELS[request.param]()
+    labels = {"labels": LABELS} if model.num_classes else {}
+    model.adapt(IMAGES, *labels.values())
+    perturb(model, 0.05)
+    path = tmp_path_factory.mktemp(request.param) / "1"
+    model.export(path)
+    latent, log_prob = (value.numpy() for value in model(IMAGES, **labels).values())
+    z = latent + RNG.normal(size=latent.shape).astype("float32") / 10
+    x = {"x": IMAGES, **labels}
+    return SimpleNamespace(
+        path=str(path),
+        calls={
+            "serving_default": (x, {"latent": latent, "log_prob": log_prob}),
+            "encode": (x, {"latent": latent}),
+            "log_prob": (x, {"log_prob": log_prob}),
+            "decode": ({"z": z, **labels}, {"x": model.decode(z, **labels).numpy()}),
+        },
+    )
+
+
+def assert_same(response, wanted):
+    """float32 to 1e-4, relative to the largest; pixels to one bin."""
+    assert response.keys() == wanted.keys()
+    for name, value in wanted.items():
+        assert response[name].shape == value.shape and response[name].dtype == value.dtype
+        if name == "x":
+            difference = np.abs(np.int32(response[name]) - value)
+            assert difference.max() <= 1 and (difference > 0).mean() < 0.05
+            assert np.ptp(value) > 100
+        else:
+            np.testing.assert_allclose(response[name], value, atol=1e-4 * np.abs(value).max())
+
+
+@cases(("glow", "serving_default"), ("glow", "decode"))
+def test_onnx(signature, exported, tmp_path, monkeypatch):
+    output = str(tmp_path / "model.onnx")
+    line = f"convert --saved-model {exported.path} --signature_def {signature} --opset 18"
+    monkeypatch.setattr(sys, "argv", [*line.split(), "--output", output])
+    tf2onnx.convert.main()
+    session = onnxruntime.InferenceSession(output)
+    inputs, wanted = exported.calls[signature]
+    names = [tensor.name for tensor in session.get_outputs()]
+    assert_same(dict(zip(names, session.run(None, inputs))), wanted)
+    # Another batch: its size is free.
+    one = session.run(names, {name: value[1:2] for name, value in inputs.items()})
+    assert_same(dict(zip(names, one)), {name: value[1:2] for name, value in wanted.items()})
+
+
+@cases(("glow", "serving_default"))
+def test_openvino(signature, exported):
+    loaded = tf.saved_model.load(exported.path)
+    converted = openvino.convert_model(loaded.signatures[signature])
+    # Some CPUs would compute in bfloat16.
+    precision = {"INFERENCE_PRECISION_HINT": "f32"}
+    compiled = openvino.compile_model(converted, "CPU", precision)
+    inputs, wanted = exported.calls[signature]
+    response = compiled(inputs)
+    assert_same({name: response[name] for name in wanted}, wanted)
