@@ -50,11 +50,15 @@ class LearnedPrior(Bijection):
             )
 
     def precompute(self, inverse):
-        """Means and logarithms of the deviations of each kind of place, without class terms."""
+        """Means and logarithms of deviations: of each kind of place, and what each class adds."""
         h = ops.convert_to_tensor(self.bias)
         if self._places is not None:
             h = h + self._places.response(ops.convert_to_tensor(self.edge_kernel))
-        return h * ops.exp(LOG_SCALE_FACTOR * self.log_scale)
+        h = h * ops.exp(LOG_SCALE_FACTOR * self.log_scale)
+        if self.num_classes is None:
+            return h, ()
+        terms = self.class_terms + self.class_bias
+        return h, terms * ops.exp(LOG_SCALE_FACTOR * self.class_log_scale)
 
     def forward_and_log_det(self, x, condition=None, training=False):
         mean, log_std = self._moments(x, condition, inverse=False)
@@ -65,7 +69,7 @@ class LearnedPrior(Bijection):
         return z * ops.exp(log_std) + mean, sum_over_event(log_std)
 
     def _moments(self, x, condition, inverse):
-        h = self.precomputed(inverse)
+        h, terms = self.precomputed(inverse)
         if self._places is not None:
             h = self._places.spread(h)
         if self.num_classes is not None:
@@ -74,8 +78,7 @@ class LearnedPrior(Bijection):
                     f"{self.name!r} has num_classes={self.num_classes} and needs the labels as "
                     "`condition`. Received: condition=None"
                 )
-            terms = tf.gather(self.class_terms + self.class_bias, condition)
-            terms = terms * ops.exp(LOG_SCALE_FACTOR * self.class_log_scale)
+            terms = tf.gather(terms, condition)
             h = h + ops.reshape(terms, (-1, *(1,) * (len(x.shape) - 2), terms.shape[-1]))
         mean, log_std = ops.split(h, 2, axis=-1)
         return mean, ops.broadcast_to(log_std, ops.shape(x))
