@@ -126,7 +126,7 @@ class Flow(ConstructorConfig, DistributedModel):
         Args:
             preset: a name out of `presets`, or a folder that `save_to_preset` wrote.
             load_weights: False for new weights, as the constructor draws them.
-            kwargs: constructor arguments that replace the preset's, such as `reversible` or `dtype`.
+            kwargs: constructor arguments that replace the preset's, such as `dtype`.
 
         Raises:
             ValueError: for an unknown name, a folder with files that a preset does not have, a

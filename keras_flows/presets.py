@@ -44,7 +44,7 @@ class PresetsOf:
 
 
 def load(cls, preset, load_weights=True, **arguments):
-    """The model of class `cls`, or of a subclass, that `preset` describes; see `Flow.from_preset`."""
+    """The model of class `cls`, or a subclass, that `preset` describes; see `Flow.from_preset`."""
     folder = find(preset)
     config, metadata = _read(folder, CONFIG), _read(folder, METADATA)
     made_by = metadata.get("keras_flows_version", __version__)

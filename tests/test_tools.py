@@ -4,6 +4,7 @@ import csv
 import json
 import pathlib
 import runpy
+import shutil
 import sys
 
 import keras
@@ -14,7 +15,6 @@ from google.protobuf import text_format
 from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
 TOOLS = pathlib.Path(__file__).parent.parent / "tools"
-GLOW = '{"levels": 1, "depth": 1, "width": 4, "num_classes": 10}'
 
 
 @pytest.fixture(scope="module")
@@ -32,13 +32,35 @@ def tool(monkeypatch):
     return run
 
 
-def train(tool, run, data_dir, *more, epochs=2):
-    data = ("--dataset", "digits", "--data_dir", data_dir, "--train_split", "train[:200]")
-    validation = ("--validation_split", "train[200:300]")
-    tool(
-        *("train", "--run", run, "--arguments", GLOW, "--epochs", epochs),
-        *(*data, *validation, *more),
-    )
+@pytest.fixture(scope="module")
+def preset(tmp_path_factory):
+    """A preset's folder, not trained yet."""
+    folder = tmp_path_factory.mktemp("presets") / "small"
+    folder.mkdir()
+    arguments = {"input_shape": [8, 8, 1], "levels": 1, "depth": 1, "width": 4, "num_classes": 10}
+    files = {
+        "config": {"registered_name": "keras_flows>Glow", "config": {**arguments, "seed": 0}},
+        "metadata": {"description": "A small one."},
+        "recipe": {
+            "dataset": "digits",
+            "train_split": "train[:200]",
+            "validation_split": "train[200:300]",
+            "epochs": 2,
+            "optimizer": {"class_name": "Adamax", "config": {"beta_2": 0.99}},
+            "learning_rate": 0.02,
+            "decay": "none",
+            "clip": 1000.0,
+            "augmentation": {"flip": True, "shift": 0.2},
+            "average": 0.9,
+        },
+    }
+    for name, content in files.items():
+        (folder / f"{name}.json").write_text(json.dumps(content))
+    return folder
+
+
+def train(tool, run, data_dir, preset, *more):
+    tool("train", "--run", run, "--data_dir", data_dir, "--preset", preset, *more)
 
 
 def losses(run):
@@ -47,10 +69,10 @@ def losses(run):
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory, data_dir):
+def trained(tmp_path_factory, data_dir, preset):
     with pytest.MonkeyPatch.context() as patch:
         run = tmp_path_factory.mktemp("runs") / "digits"
-        train(tool.__wrapped__(patch), run, data_dir)
+        train(tool.__wrapped__(patch), run, data_dir, preset)
         return run
 
 
@@ -59,19 +81,22 @@ def test_train_leaves_a_model_and_a_log(trained):
     assert losses(trained)[1] < losses(trained)[0]
     assert keras.models.load_model(trained / "model.keras").num_classes == 10
     assert json.loads((trained / "settings.json").read_text())["dataset"] == "digits"
+    optimizer = keras.models.load_model(trained / "model.keras").optimizer
+    assert isinstance(optimizer, keras.optimizers.Adamax) and optimizer.beta_2 == 0.99
+    assert optimizer.global_clipnorm == 1000 and optimizer.ema_momentum == 0.9
 
 
-def test_train_refuses_a_folder_with_other_settings(tool, trained, data_dir, capsys):
+def test_train_refuses_a_folder_with_other_settings(tool, trained, data_dir, preset, capsys):
     before = {path: path.stat().st_mtime_ns for path in trained.iterdir()}
     with pytest.raises(SystemExit):
-        train(tool, trained, data_dir, "--seed", 7)
+        train(tool, trained, data_dir, preset, "--seed", 7)
     assert "other settings" in capsys.readouterr().err
     assert before == {path: path.stat().st_mtime_ns for path in trained.iterdir()}
 
 
 @pytest.mark.slow  # the same of killed workers is in test_distribute.py
 def test_stopped_training_ends_as_if_it_had_not_been(
-    tool, trained, tmp_path, data_dir, monkeypatch
+    tool, trained, tmp_path, data_dir, preset, monkeypatch
 ):
     class Stop(keras.callbacks.TerminateOnNaN):
         def on_train_batch_begin(self, batch, logs=None):
@@ -81,19 +106,47 @@ def test_stopped_training_ends_as_if_it_had_not_been(
     with monkeypatch.context() as patch:
         patch.setattr(keras.callbacks, "TerminateOnNaN", Stop)
         with pytest.raises(KeyboardInterrupt):
-            train(tool, tmp_path / "run", data_dir)
-    train(tool, tmp_path / "run", data_dir)
+            train(tool, tmp_path / "run", data_dir, preset)
+    train(tool, tmp_path / "run", data_dir, preset)
     np.testing.assert_allclose(losses(tmp_path / "run"), losses(trained), rtol=1e-6)
 
 
-def test_evaluate_prints_bits_and_nats(tool, trained, data_dir, capsys):
-    tool(
-        *("evaluate", trained / "model.keras", "--dataset", "digits"),
-        *("--data_dir", data_dir, "--split", "test"),
-    )
-    bits, nats = capsys.readouterr().out.splitlines()[-1].removeprefix("digits test: ").split(", ")
+def test_a_recipe_with_what_is_no_flag_is_refused(tool, preset, tmp_path, data_dir, capsys):
+    copy = shutil.copytree(preset, tmp_path / "copy")
+    (copy / "recipe.json").write_text('{"dataset": "digits", "epoch": 2}')
+    with pytest.raises(SystemExit):
+        train(tool, tmp_path / "run", data_dir, copy)
+    assert "['epoch']" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_publish_makes_a_preset_that_evaluate_confirms(tool, trained, preset, data_dir, capsys):
+    tool("publish", trained, preset, "--data_dir", data_dir, "--machine", "a machine")
+    metadata = json.loads((preset / "metadata.json").read_text())
+    here = metadata["results"]
+    card = (preset / "README.md").read_text()
+    assert f"**{here['bits_per_dim']:.3f} bits/dim**" in card and "a machine" in card
+    assert here["epochs"] == 2 and here["training_core_minutes"] > 0
+    assert 0 < here["webp_bits_per_dim"] < 8 > here["png_bits_per_dim"] > 0
+    picture = tf.io.decode_png((preset / "samples.png").read_bytes())
+    assert picture.shape == (8 * 18, 8 * 18, 1)
+
+    tool("evaluate", preset, "--data_dir", data_dir)
+    shown = capsys.readouterr().out.splitlines()[-1]
+    bits, nats = shown.removeprefix(f"{preset}: ").split(" (")[0].split(", ")
     bits, nats = float(bits.removesuffix(" bits/dim")), float(nats.removesuffix(" nats"))
     assert bits == pytest.approx(nats / (64 * np.log(2)), abs=1e-3)
+    assert bits == pytest.approx(here["bits_per_dim"], abs=1e-3)
+
+    before = {path: path.read_bytes() for path in preset.iterdir()}
+    with pytest.raises(SystemExit):  # no better than what is there
+        tool("publish", trained, preset, "--data_dir", data_dir)
+    assert before == {path: path.read_bytes() for path in preset.iterdir()}
+
+    here["bits_per_dim"] -= 0.01
+    (preset / "metadata.json").write_text(json.dumps(metadata))
+    with pytest.raises(SystemExit, match="Not within 0.005"):
+        tool("evaluate", preset, "--data_dir", data_dir)
 
 
 def test_sample_writes_a_grid(tool, trained, tmp_path):

@@ -1,5 +1,5 @@
-"""Training images, changed at random: {"flip": true} mirrors half of them, {"shift": 0.1} moves each
-by up to a tenth of its size."""
+"""Changes to training images, as JSON: {"flip": true, "shift": 0.1} mirrors half of them, and moves
+each by up to a tenth of its size."""
 
 import tensorflow as tf
 

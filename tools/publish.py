@@ -4,9 +4,9 @@
     tools/train.py --preset glow_mnist --run runs/glow_mnist
     tools/publish.py runs/glow_mnist glow_mnist
 
-Evaluates the best model of the run on the whole test data, and writes model.weights.h5, metadata.json,
-log.csv, samples.png and the card, README.md, into the preset's folder. Weights are kept in half
-precision if that costs less than 0.001 bits/dim; published ones are replaced only by better ones.
+Evaluates the best model of the run on the whole test data, and writes model.weights.h5, log.csv,
+metadata.json, samples.png and the card, README.md, into the preset's folder. Weights are kept in
+half precision if that costs less than 0.001 bits/dim; published ones are replaced only by better.
 """
 
 import argparse
@@ -19,15 +19,15 @@ import pathlib
 import shutil
 import tempfile
 
-import h5py
-import keras
-import numpy as np
-from PIL import Image
-
 import card
 import evaluate
+import h5py
+import keras
 import models
+import numpy as np
 import sample
+from PIL import Image
+
 from keras_flows import __version__, presets
 
 HALF_LOSS = 0.001  # bits/dim
@@ -64,8 +64,8 @@ def main():
         published = metadata.get("results", {}).get("bits_per_dim")
         if published is not None and bits > published - GAIN:
             parser.error(
-                f"{options.preset} has weights of {published:.4f} bits/dim. Better ones replace them "
-                f"from a gain of {GAIN} on. Received: {bits:.4f}"
+                f"{options.preset} has weights of {published:.4f} bits/dim, which others replace "
+                f"for a gain of {GAIN}. Received: {bits:.4f}"
             )
         shutil.copyfile(weights, folder / presets.WEIGHTS)
 

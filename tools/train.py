@@ -49,7 +49,9 @@ def main():
     parser.add_argument("--decay", default="cosine", choices=("cosine", "none"))
     parser.add_argument("--average", type=float, help="momentum of an average of the weights")
     parser.add_argument("--clip", type=float, help="the gradients' global norm, per example")
-    parser.add_argument("--augmentation", default={}, type=json.loads, help=augmentation.__doc__)
+    parser.add_argument(
+        "--augmentation", default={}, type=json.loads, help="JSON; see augmentation.py"
+    )
     parser.add_argument("--dtype", help='policy of the model, such as "mixed_bfloat16"')
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--strategy", default="none", choices=cluster.STRATEGIES)
