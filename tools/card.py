@@ -98,8 +98,8 @@ def card(folder):
             measurements(folder.name, here, metadata),
         ]
     parts += ["## Data and training", training(folder.name, recipe, here)]
-    if "use" in metadata:
-        parts += ["## Use and limits", metadata["use"]]
+    if here:
+        parts += ["## Use and limits", metadata.get("use", USE)]
     if "notes" in metadata:
         parts += ["## Notes", "\n".join(f"- {note}" for note in metadata["notes"])]
     return "\n\n".join(parts) + "\n"
@@ -148,6 +148,11 @@ def training(name, recipe, here):
     )
 
 
+USE = """\
+To start from, to try a pipeline with, to compare with. It is small, trained for minutes on a CPU,
+and knows its own data only: unlike images can be given high likelihoods, too
+([arXiv:1810.09136](https://arxiv.org/abs/1810.09136)), so a threshold on `log_prob` alone does not
+tell whether an image belongs."""
 COMPRESSED = {"png_bits_per_dim": "one PNG", "webp_bits_per_dim": "one lossless WebP"}
 UNITS = {"bits_per_dim": "bits/dim", "log_likelihood": "nats, of data in [0, 1]", "nats": "nats"}
 DECIMALS = {"bits_per_dim": 3, "log_likelihood": 2, "nats": 3}
