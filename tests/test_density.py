@@ -1,4 +1,4 @@
-"""Densities integrate to one, learn two moons, and are what samples follow."""
+"""Densities integrate to one, fit two moons, and are what samples follow."""
 
 import keras
 import numpy as np
@@ -93,17 +93,13 @@ def assert_counts_follow(counts, probabilities):
 
 @pytest.fixture(scope="module")
 def moons(tmp_path_factory):
-    """The arrays of both splits, and a flow trained on the first by keras_flows.data.load."""
+    """The arrays of both splits, and a flow trained on most of the first."""
     folder = tmp_path_factory.mktemp("moons")
     train, test = (
         data.load("moons", split=split, batch_size=400, data_dir=folder, seed=0)
         for split in ("train", "test")
     )
-    keras.utils.set_random_seed(0)
-    model = zoo.RealNVP((2,), depth=6, width=64, batch_norm=False)
-    rate = keras.optimizers.schedules.CosineDecay(7e-3, 600)
-    model.compile(keras.optimizers.Adam(rate), steps_per_execution=50)
-    model.fit(train.repeat(), steps_per_epoch=600, verbose=0)
+    model = zoo.RealNVP.from_preset("realnvp_moons")
     return model, *(np.concatenate(list(split)).astype("float64") for split in (train, test))
 
 
@@ -115,7 +111,7 @@ def kernel_log_density(centres, x, bandwidth):
     return most[:, 0] + np.log(mean / (2 * np.pi * bandwidth**2))
 
 
-def test_learns_moons(moons):
+def test_has_learned_moons(moons):
     model, train, test = moons
     flow = np.mean(model.log_prob(test))
 
@@ -130,8 +126,7 @@ def test_learns_moons(moons):
         (0.03, 0.05, 0.08),
         key=lambda bandwidth: kernel_log_density(centres, held_out, bandwidth).mean(),
     )
-    # For ten seeds the flow was seen to be 0.05 to 0.07 nats worse.
-    assert flow > kernel_log_density(train, test, bandwidth).mean() - 0.1
+    assert flow > kernel_log_density(train, test, bandwidth).mean() - 0.03
 
 
 def test_samples_follow_the_learned_density(moons):

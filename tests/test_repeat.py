@@ -250,8 +250,10 @@ def test_steps_come_out_and_go_in():
     repeat = make_repeat(glow_step(), 3, SHAPE)
     steps = repeat.get_steps()
     for k, step in enumerate(steps):
-        for single, stack in zip(step.get_weights(), repeat.get_weights(), strict=True):
-            np.testing.assert_array_equal(single, stack[k])
+        single = [*step.trainable_weights, *step.non_trainable_weights]
+        stacks = [*repeat.trainable_weights, *repeat.non_trainable_weights]
+        for weight, stack in zip(single, stacks, strict=True):
+            np.testing.assert_array_equal(weight, stack[k])
 
     x = batch(SHAPE)
     z, log_det = layers.Chain(steps).forward_and_log_det(x)
