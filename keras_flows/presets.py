@@ -34,12 +34,10 @@ class PresetsOf:
     """The class attribute `presets`: from the name of each preset of the class to its metadata."""
 
     def __get__(self, instance, owner):
-        names = sorted(path.parent.name for path in ZOO.glob(f"*/{CONFIG}"))
-        folders = {name: ZOO / name for name in names}
         return {
-            name: _read(folder, METADATA)
-            for name, folder in folders.items()
-            if _class_of(_read(folder, CONFIG), owner)
+            name: _read(ZOO / name, METADATA)
+            for name in _names()
+            if _class_of(_read(ZOO / name, CONFIG), owner)
         }
 
 
@@ -104,8 +102,7 @@ def find(preset):
     is_name = re.fullmatch(r"\w+", name) is not None
     folder = ZOO / name if is_name and (ZOO / name / CONFIG).is_file() else pathlib.Path(name)
     if not (folder / CONFIG).is_file():
-        names = sorted(path.parent.name for path in ZOO.glob(f"*/{CONFIG}"))
-        close = difflib.get_close_matches(name, names, cutoff=0.4) or names
+        close = difflib.get_close_matches(name, _names(), cutoff=0.4) or _names()
         raise ValueError(
             f"Argument `preset` must be the name of a preset, or a folder with a {CONFIG}. "
             f"Received: preset={name!r}. Near: {close}"
@@ -130,6 +127,10 @@ def sha256(path):
 
 def write_json(path, value):
     pathlib.Path(path).write_text(json.dumps(value, indent=2) + "\n")
+
+
+def _names():
+    return sorted(path.parent.name for path in ZOO.glob(f"*/{CONFIG}"))
 
 
 def _read(folder, name):
