@@ -130,7 +130,7 @@ def test_replicas_learn_the_same(tmp_path, run_here):
 
 
 def test_workers_learn_the_same(tmp_path, run_here):
-    check_workers(2, ["nice_images", "real_nvp_vectors", "glow_vectors"], tmp_path, run_here)
+    check_workers(2, ["nice_images", "glow_vectors"], tmp_path, run_here)
     model = keras.models.load_model(tmp_path / "many.keras")
     x = np.random.default_rng(0).normal(size=(5, 4))
     exported = tf.saved_model.load(tmp_path / "many-exported").signatures["log_prob"]
@@ -204,7 +204,9 @@ def test_training_goes_on_after_a_worker_was_killed(victim, tmp_path, run_here):
     assert 1 <= epochs < 6
 
     with open(tmp_path / "resumed.log", "w") as log:
-        command = train_command(tmp_path / "run", tmp_path, "--workers", "2")
+        # By as many workers again, or by one alone.
+        as_before = () if victim else ("--workers", "2")
+        command = train_command(tmp_path / "run", tmp_path, *as_before)
         resumed = subprocess.Popen(command, stdout=log, stderr=log)
     run_here(train_command(tmp_path / "whole", tmp_path))
     finish([resumed], tmp_path / "resumed.log")

@@ -126,26 +126,38 @@ def test_another_class_s_preset(saved):
         zoo.NICE.from_preset(saved)
 
 
-def test_a_wheel_has_them(tmp_path):
-    source, unpacked = tmp_path / "source", tmp_path / "unpacked"
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    """What a wheel of this checkout installs."""
+    folder = tmp_path_factory.mktemp("wheel")
+    source, unpacked = folder / "source", folder / "unpacked"
     root = presets.ZOO.parent
     for name in ("keras_flows", "zoo"):
         shutil.copytree(root / name, source / name)
     for name in ("LICENSE", "README.md", "pyproject.toml", "setup.cfg"):
         shutil.copy(root / name, source)
-    pip = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--quiet"]
-    subprocess.run([*pip, "--wheel-dir", tmp_path, source], check=True)
-    (wheel,) = tmp_path.glob("*.whl")
+    build = f"from setuptools import build_meta; build_meta.build_wheel({str(folder)!r})"
+    subprocess.run([sys.executable, "-c", build], cwd=source, check=True, capture_output=True)
+    (wheel,) = folder.glob("*.whl")
     shutil.unpack_archive(wheel, unpacked, "zip")
-    installed = unpacked / "keras_flows" / "zoo" / "presets"
+    return unpacked
+
+
+def test_a_wheel_has_them(installed):
+    folder = installed / "keras_flows" / "zoo" / "presets"
     for path in presets.ZOO.glob("*/*"):
-        assert (installed / path.relative_to(presets.ZOO)).read_bytes() == path.read_bytes()
+        assert (folder / path.relative_to(presets.ZOO)).read_bytes() == path.read_bytes()
+
+
+@pytest.mark.slow
+def test_what_a_wheel_installs_finds_them(installed, tmp_path):
     code = "import keras_flows; print(keras_flows.presets.ZOO, *keras_flows.Flow.presets)"
-    environment = {**os.environ, "PYTHONPATH": str(unpacked)}
+    environment = {**os.environ, "PYTHONPATH": str(installed)}
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment, cwd=tmp_path, capture_output=True, text=True
     )
-    assert done.stdout.split() == [str(installed), *Flow.presets], done.stderr
+    folder = installed / "keras_flows" / "zoo" / "presets"
+    assert done.stdout.split() == [str(folder), *Flow.presets], done.stderr
 
 
 # Files that are not as they should be.
