@@ -78,7 +78,8 @@ def save(flow, folder):
     with new_folder(folder, "preset_dir") as scratch:
         scratch = pathlib.Path(scratch)
         flow.save_weights(scratch / WEIGHTS)
-        write_json(scratch / CONFIG, describe(flow))
+        name = keras.saving.get_registered_name(type(flow))
+        write_json(scratch / CONFIG, {"registered_name": name, "config": flow.get_config()})
         write_json(
             scratch / METADATA,
             {
@@ -88,12 +89,6 @@ def save(flow, folder):
                 "weights": {"sha256": sha256(scratch / WEIGHTS)},
             },
         )
-
-
-def describe(flow):
-    """What `config.json` says of a model."""
-    name = keras.saving.get_registered_name(type(flow))
-    return {"registered_name": name, "config": flow.get_config()}
 
 
 def find(preset):

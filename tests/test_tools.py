@@ -14,6 +14,8 @@ import tensorflow as tf
 from google.protobuf import text_format
 from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
+import keras_flows
+
 TOOLS = pathlib.Path(__file__).parent.parent / "tools"
 
 
@@ -111,13 +113,49 @@ def test_stopped_training_ends_as_if_it_had_not_been(
     np.testing.assert_allclose(losses(tmp_path / "run"), losses(trained), rtol=1e-6)
 
 
-def test_a_recipe_with_what_is_no_flag_is_refused(tool, preset, tmp_path, data_dir, capsys):
+@pytest.mark.parametrize(
+    ("flaw", "message"),
+    [
+        ({"epoch": 2}, "['epoch']"),
+        ({"decay": "linear"}, "invalid choice: 'linear'"),
+        ({"epochs": 2.5}, "invalid int value: '2.5'"),
+    ],
+)
+def test_a_wrong_recipe_is_refused(flaw, message, tool, preset, tmp_path, data_dir, capsys):
     copy = shutil.copytree(preset, tmp_path / "copy")
-    (copy / "recipe.json").write_text('{"dataset": "digits", "epoch": 2}')
+    (copy / "recipe.json").write_text(json.dumps({"dataset": "digits", **flaw}))
     with pytest.raises(SystemExit):
         train(tool, tmp_path / "run", data_dir, copy)
-    assert "['epoch']" in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_augmentation_mirrors_and_moves(data_dir, monkeypatch):
+    monkeypatch.syspath_prepend(TOOLS)
+    from augmentation import augmented
+
+    def images(**options):
+        split = {"split": "train[:64]", "batch_size": 32, "data_dir": data_dir, "seed": 1}
+        batches = keras_flows.data.load("digits", **split)
+        batches = augmented(batches, 3, **options) if options else batches
+        return np.concatenate([batch.numpy() for batch in batches])
+
+    def count(changed, original, *ways):
+        """How many images are those that each way makes of them."""
+        equal = [np.all(changed == way(original), axis=(1, 2, 3)) for way in ways]
+        assert np.all(np.any(equal, axis=0))
+        return [sum(each) for each in equal]
+
+    def move(rows, columns):
+        padded = np.pad(original, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
+        return lambda x: padded[:, 1 + rows : 9 + rows, 1 + columns : 9 + columns]
+
+    original = images()
+    flipped = images(flip=True)
+    assert min(count(flipped, original, lambda x: x, lambda x: x[:, :, ::-1])) > 16
+    moves = [move(rows, columns) for rows in (-1, 0, 1) for columns in (-1, 0, 1)]
+    assert min(count(images(shift=0.13), original, *moves)) > 0
+    np.testing.assert_array_equal(images(flip=True), flipped)
 
 
 def test_publish_makes_a_preset_that_evaluate_confirms(tool, trained, preset, data_dir, capsys):

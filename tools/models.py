@@ -11,7 +11,10 @@ HELP = "a .keras file, or the name or folder of a preset"
 def load(name):
     if name.endswith(".keras"):
         return keras.models.load_model(name)
-    return keras_flows.Flow.from_preset(name)
+    try:
+        return keras_flows.Flow.from_preset(name)
+    except ValueError as error:
+        raise SystemExit(str(error)) from error
 
 
 def test_data(name, model, *, dataset=None, split=None, data_dir=None, batch_size=100):
@@ -19,7 +22,7 @@ def test_data(name, model, *, dataset=None, split=None, data_dir=None, batch_siz
     recipe = {} if name.endswith(".keras") else presets.read(name, presets.RECIPE)
     dataset = dataset or recipe.get("dataset")
     if dataset is None:
-        raise ValueError(f"{name} does not say what it was trained on. Received: dataset=None")
+        raise SystemExit(f"{name} does not say what it was trained on: name a --dataset")
     return keras_flows.data.load(
         dataset,
         split=split or recipe.get("test_split", "test"),

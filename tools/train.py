@@ -16,7 +16,6 @@ machines that the environment variable TF_CONFIG lists; the same command is star
 
 import argparse
 import csv
-import functools
 import json
 import pathlib
 import sys
@@ -65,8 +64,14 @@ def main():
         unknown = sorted(recipe.keys() - vars(options).keys())
         if unknown:
             parser.error(f"the recipe of {options.preset} has what is no flag: {unknown}")
-        parser.set_defaults(**recipe)
-        options = parser.parse_args()
+        # As flags in front of the given ones, so that they are checked alike.
+        flags = [
+            text
+            for name, value in recipe.items()
+            if value is not None
+            for text in (f"--{name}", value if isinstance(value, str) else json.dumps(value))
+        ]
+        options = parser.parse_args([*flags, *sys.argv[1:]])
     if options.dataset is None:
         parser.error("one of --dataset and --preset is needed")
     if options.workers is not None:
@@ -120,8 +125,9 @@ def train(options, strategy):
     with strategy.scope():
         model, labels = None, "num_classes" in options.arguments
         if options.preset is not None:
-            make = functools.partial(keras_flows.Flow.from_preset, options.preset)
-            model = make(load_weights=False, seed=options.seed, dtype=options.dtype)
+            model = keras_flows.Flow.from_preset(
+                options.preset, load_weights=False, seed=options.seed, dtype=options.dtype
+            )
             labels = model.num_classes is not None
     training, validation = (
         keras_flows.data.load(
