@@ -167,7 +167,7 @@ def test_publish_makes_a_preset_that_evaluate_confirms(tool, trained, preset, da
     assert here["epochs"] == 2 and here["training_core_minutes"] > 0
     assert 0 < here["webp_bits_per_dim"] < 8 > here["png_bits_per_dim"] > 0
     picture = tf.io.decode_png((preset / "samples.png").read_bytes())
-    assert picture.shape == (8 * 18, 8 * 18, 1)
+    assert picture.shape == (8 * 58, 8 * 58, 1)
 
     tool("evaluate", preset, "--data_dir", data_dir)
     shown = capsys.readouterr().out.splitlines()[-1]

@@ -49,7 +49,7 @@ def main():
     fresh = type(model).from_preset(folder, load_weights=False)
     fresh.set_weights(model.get_weights())
     data = models.test_data(str(folder), fresh, data_dir=options.data_dir)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+    with tempfile.TemporaryDirectory() as scratch:
         whole, half = (pathlib.Path(scratch, f"{kind}.weights.h5") for kind in ("whole", "half"))
         fresh.save_weights(whole)
         bits, nats = evaluate.evaluate(fresh, data)
@@ -95,11 +95,16 @@ def main():
     }
     presets.write_json(folder / presets.METADATA, metadata)
     shutil.copyfile(options.run / "log.csv", folder / presets.LOG)
-    (folder / presets.SAMPLES).write_bytes(
-        sample.picture(fresh, n=64 if fresh.is_image else 10_000)
-    )
+    (folder / presets.SAMPLES).write_bytes(picture(fresh))
     (folder / presets.CARD).write_text(card.card(folder))
     print(f"{options.preset}: {bits:.4f} bits/dim, {nats:.3f} nats, in {folder}")
+
+
+def picture(model):
+    """64 images, small ones enlarged, or many points."""
+    if not model.is_image:
+        return sample.picture(model, n=10_000)
+    return sample.picture(model, zoom=max(2, 56 // model.input_shape[0]))
 
 
 def in_half_precision(source, target):
