@@ -49,7 +49,7 @@ def exported(request, tmp_path_factory):
     path = tmp_path_factory.mktemp(request.param) / "1"
     model.export(path)
     latent, log_prob = (value.numpy() for value in model(IMAGES, **labels).values())
-    z = latent + RNG.normal(size=latent.shape).astype("float32") / 10
+    z = latent + np.random.default_rng(1).normal(size=latent.shape).astype("float32") / 10
     x = {"x": IMAGES, **labels}
     return SimpleNamespace(
         path=str(path),

@@ -67,7 +67,7 @@ def export(make, path):
     perturb(model)
     model.export(path)
 
-    z = RNG.normal(size=(5, model.size)).astype("float32")
+    z = np.random.default_rng(1).normal(size=(5, model.size)).astype("float32")
     seeds = np.array([[SEED, i] for i in range(5)], "int32")
     temperature = np.full(5, TEMPERATURE, "float32")
     requests = [

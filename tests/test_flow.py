@@ -476,7 +476,7 @@ def as_py_dataset(*arrays):
 def test_fit_takes_data_of_every_kind(given, num_classes):
     """Two classes around -3 and 3, whose means a conditional prior starts to learn."""
     labels = np.arange(10) % 2
-    x = np.float32(6 * labels[:, None] - 3 + 0.1 * RNG.normal(size=(10, 2)))
+    x = np.float32(6 * labels[:, None] - 3 + 0.1 * np.random.default_rng(1).normal(size=(10, 2)))
     model = Flow(
         layers.Chain([layers.LearnedPrior(num_classes=num_classes)]), (2,), num_classes=num_classes
     )
