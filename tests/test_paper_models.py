@@ -38,7 +38,7 @@ def check(model, x, z, log_prob, labels=None, training=False):
     np.testing.assert_allclose(actual, log_prob, rtol=1e-9)
     if not training:
         back, log_det = model.bijection.inverse_and_log_det(z, labels)
-        np.testing.assert_allclose(back, x, rtol=1e-9, atol=1e-9)
+        np.testing.assert_allclose(back, x, rtol=1e-7, atol=1e-6)  # small scales magnify rounding
         density = model.distribution.distribution.log_prob(z)
         np.testing.assert_allclose(density - log_det, log_prob, rtol=1e-9)
 
