@@ -281,6 +281,28 @@ def test_weight_norm(magnitude):
     close(kernel, direction * (layer.magnitude_weight.numpy() if magnitude else 1))
 
 
+@pytest.mark.parametrize("cells", [1, 24])
+def test_res_nets_batch_norm_in_one_kernel(cells):
+    """As in float64, which Keras writes out; outputs, gradients and moving averages."""
+    x, weight = random(cells, 1, 1, 3), random(cells, 1, 1, 3)
+
+    def results(dtype):
+        norm = networks.ResNet(4, 1, dtype=dtype)._output_norm
+        norm.build(x.shape)
+        norm.beta.assign([1, 2, 3])
+        inputs = tf.constant(x, dtype)
+        with tf.GradientTape() as tape:
+            tape.watch(inputs)
+            outputs = norm(inputs, training=True)
+            loss = tf.reduce_sum(outputs**2 * weight)
+        gradients = tape.gradient(loss, [inputs, norm.beta.value])
+        return [outputs, *gradients, norm.moving_mean, norm.moving_variance]
+
+    for actual, expected in zip(results("float32"), results("float64")):
+        np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-4)
+    assert np.abs(results("float32")[4] - (0.9 + 0.1 * x.var(axis=(0, 1, 2)))).max() < 1e-5
+
+
 @pytest.mark.parametrize("masked", [False, True])
 def test_res_net_takes_the_input_and_its_negative(masked, monkeypatch):
     seen = []
