@@ -18,16 +18,20 @@ REAL_NVP = {**CONV, "num_blocks": 1}
 CASES = {
     "nice_2": (zoo.NICE, (2,), NICE),
     "nice_5_gaussian": (zoo.NICE, (5,), {**NICE, "prior": "gaussian"}),
-    "nice_image": (zoo.NICE, (3, 1, 2), {**NICE, "bits": 3}),
+    "nice_image": (zoo.NICE, (3, 1, 2), {**NICE, "bits": 3, "logit_alpha": 1e-3}),
     "real_nvp_2": (zoo.RealNVP, (2,), MLP),
     "real_nvp_5_no_batch_norm": (zoo.RealNVP, (5,), {**MLP, "batch_norm": False}),
-    "real_nvp_odd": (zoo.RealNVP, (3, 1, 1), {**REAL_NVP, "levels": 1, "batch_norm": False}),
+    "real_nvp_odd": (
+        zoo.RealNVP,
+        (3, 1, 1),
+        {**REAL_NVP, "levels": 1, "batch_norm": False, "logit_alpha": None},
+    ),
     "real_nvp_3_levels": (zoo.RealNVP, (4, 4, 2), {**REAL_NVP, "levels": 3, "bits": 5}),
     "glow_2": (zoo.Glow, (2,), MLP),
     "glow_5_additive": (zoo.Glow, (5,), {**MLP, "coupling": "additive"}),
     "glow_5_classes": (zoo.Glow, (5,), {**MLP, "num_classes": 3}),
     "glow_gray": (zoo.Glow, (4, 8, 1), {**CONV, "levels": 2}),
-    "glow_2_channels": (zoo.Glow, (6, 2, 2), {**CONV, "levels": 1, "bits": 1}),
+    "glow_2_channels": (zoo.Glow, (6, 2, 2), {**CONV, "levels": 1, "bits": 1, "logit_alpha": 0.01}),
     "glow_3_channels_classes": (
         zoo.Glow,
         (4, 4, 3),

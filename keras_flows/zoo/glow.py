@@ -10,6 +10,7 @@ from keras_flows.inputs import check_input_shape, check_integers, check_one_of
 from keras_flows.networks import MLP, ConvNet
 from keras_flows.repeatable import flatten_layers
 from keras_flows.zoo.levels import resolve_levels
+from keras_flows.zoo.scaling import scale_images
 
 COUPLINGS = ("affine", "additive")
 
@@ -66,11 +67,7 @@ class Glow(Flow):
         check_integers(1, depth=depth, width=width)
         check_one_of(COUPLINGS, coupling=coupling)
         levels = resolve_levels(levels, input_shape, default=3)
-        if logit_alpha is not None and len(input_shape) != 3:
-            raise ValueError(
-                "Argument `logit_alpha` is for images only. "
-                f"Received: logit_alpha={logit_alpha}, input_shape={tuple(input_shape)}"
-            )
+        first = scale_images(input_shape, bits, logit_alpha, offset=-0.5, dtype=dtype)
         if not 0 <= classifier_weight < math.inf or (classifier_weight and num_classes is None):
             raise ValueError(
                 "Argument `classifier_weight` must be a finite number of at least 0, and 0 without "
@@ -101,14 +98,6 @@ class Glow(Flow):
             return layers.Chain([*squeeze, steps, prior], dtype=dtype)
 
         if len(input_shape) == 3:
-            bins = 2 ** (8 if bits is None else bits)
-            if logit_alpha is None:
-                first = [layers.Rescale(1 / bins, -0.5, dtype=dtype)]
-            else:
-                first = [
-                    layers.Rescale(1 / bins, dtype=dtype),
-                    layers.Logit(logit_alpha, dtype=dtype),
-                ]
             bijection = layers.Chain(
                 [
                     *first,

@@ -5,6 +5,7 @@ from keras_flows.flow import Flow
 from keras_flows.inputs import check_input_shape, check_integers
 from keras_flows.networks import MLP
 from keras_flows.zoo.pairs import in_pairs
+from keras_flows.zoo.scaling import scale_images
 
 
 @keras.saving.register_keras_serializable(package="keras_flows")
@@ -21,6 +22,7 @@ class NICE(Flow):
         width: units of each hidden layer.
         num_hidden: hidden layers of each network.
         prior: "logistic" or "gaussian".
+        logit_alpha: as for `Glow`.
         reversible: as for `Glow`.
         bits, adapt_examples, seed: as for `Flow`.
 
@@ -36,6 +38,7 @@ class NICE(Flow):
         width=256,
         num_hidden=5,
         prior="logistic",
+        logit_alpha=None,
         reversible=False,
         bits=None,
         adapt_examples=256,
@@ -45,10 +48,9 @@ class NICE(Flow):
     ):
         check_input_shape(input_shape)
         check_integers(1, depth=depth, width=width, num_hidden=num_hidden)
-        first = []
+        first = scale_images(input_shape, bits, logit_alpha, dtype=dtype)
         if len(input_shape) == 3:
-            scale = 1 / 2 ** (8 if bits is None else bits)
-            first = [layers.Rescale(scale, dtype=dtype), layers.Flatten(dtype=dtype)]
+            first.append(layers.Flatten(dtype=dtype))
 
         def coupling(swap):
             network = MLP(width, num_hidden, dtype=dtype)
@@ -69,4 +71,5 @@ class NICE(Flow):
         self.depth = depth
         self.width = width
         self.num_hidden = num_hidden
+        self.logit_alpha = logit_alpha
         self.reversible = reversible

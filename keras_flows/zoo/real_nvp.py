@@ -7,6 +7,7 @@ from keras_flows.layers.squeeze import cell_order
 from keras_flows.networks import MLP, ResNet, WeightNormConv2D
 from keras_flows.zoo.levels import resolve_levels
 from keras_flows.zoo.pairs import in_pairs
+from keras_flows.zoo.scaling import scale_images
 
 # Of the weight norm's magnitudes and of the checkerboard couplings' bound, as released; in nats.
 L2 = 5e-5
@@ -31,7 +32,7 @@ class RealNVP(Flow):
             32 for images and 128 for vectors.
         num_blocks: residual blocks of a ResNet, or hidden layers of an MLP.
         batch_norm: whether a batch normalisation follows each coupling.
-        logit_alpha: of the `Logit` that images start with.
+        logit_alpha: of the `Logit` that images start with; None for none.
         reversible: as for `Glow`; needs `batch_norm=False`.
         bits, adapt_examples, seed: as for `Flow`.
 
@@ -148,8 +149,7 @@ def _image_bijection(
     channels = input_shape[-1]
     return layers.Chain(
         [
-            layers.Rescale(1 / 2 ** (8 if bits is None else bits), dtype=dtype),
-            layers.Logit(logit_alpha, dtype=dtype),
+            *scale_images(input_shape, bits, logit_alpha, dtype=dtype),
             layers.MultiScale(
                 # A level squeezes by 4 and hands on half: its successor has twice the channels.
                 [layers.Chain(level(i, channels * 2**i), dtype=dtype) for i in range(levels)],

@@ -1,0 +1,21 @@
+"""From the bins of images to what the first coupling sees."""
+
+from keras_flows import layers
+
+
+def scale_images(input_shape, bits, logit_alpha, *, offset=0.0, dtype):
+    """The first layers of a model: to [0, 1] + offset or, if `logit_alpha` is given, its logits.
+
+    None for vectors, which have no `logit_alpha`: ValueError.
+    """
+    if len(input_shape) == 1:
+        if logit_alpha is not None:
+            raise ValueError(
+                "Argument `logit_alpha` is for images only. "
+                f"Received: logit_alpha={logit_alpha}, input_shape={tuple(input_shape)}"
+            )
+        return []
+    bins = 2 ** (8 if bits is None else bits)
+    if logit_alpha is None:
+        return [layers.Rescale(1 / bins, offset, dtype=dtype)]
+    return [layers.Rescale(1 / bins, dtype=dtype), layers.Logit(logit_alpha, dtype=dtype)]
