@@ -6,7 +6,7 @@ from keras_flows import layers
 def scale_images(input_shape, bits, logit_alpha, *, offset=0.0, dtype):
     """The first layers of a model: to [0, 1] + offset or, if `logit_alpha` is given, its logits.
 
-    None for vectors, which have no `logit_alpha`: ValueError.
+    Vectors have no such layers, and a ValueError if `logit_alpha` is given.
     """
     if len(input_shape) == 1:
         if logit_alpha is not None:
