@@ -80,6 +80,11 @@ class Flow(ConstructorConfig, DistributedModel):
             inputs.check_integers(0, seed=seed)
         # Networks inside may compute in half; the flow, its latents and likelihoods never do.
         self._policy = keras.dtype_policies.get(dtype)
+        if self._policy.variable_dtype not in ("float32", "float64"):
+            raise ValueError(
+                "Argument `dtype` must keep variables in float32 or float64, as 'mixed_bfloat16' "
+                f"does. Received: dtype={self._policy.name!r}"
+            )
         super().__init__(dtype=self._policy.variable_dtype, **kwargs)
         self.bijection = bijection
         self.input_shape = tuple(int(size) for size in input_shape)
@@ -124,14 +129,14 @@ class Flow(ConstructorConfig, DistributedModel):
         It is compiled with Keras' default optimizer; to train it on, compile it with yours.
 
         Args:
-            preset: a name out of `presets`, or a folder that `save_to_preset` wrote.
+            preset: a name out of `presets`, or the path of a folder that `save_to_preset` wrote.
             load_weights: False for new weights, as the constructor draws them.
             kwargs: constructor arguments that replace the preset's, such as `dtype`.
 
         Raises:
-            ValueError: for an unknown name, a folder with files that a preset does not have, a
-                config of another class or of a newer version, weights that are missing or whose
-                SHA-256 is not the metadata's.
+            ValueError: for an unknown name, one that is a folder here, too, a folder with files
+                that a preset does not have, a config of another class, of a newer version or with
+                code, weights that are missing or whose SHA-256 is not the metadata's.
         """
         return preset_folders.load(cls, preset, load_weights, **kwargs)
 
@@ -142,6 +147,7 @@ class Flow(ConstructorConfig, DistributedModel):
 
         Raises:
             FileExistsError: if `preset_dir` holds something.
+            ValueError: if the model has classes or functions that are not registered, or a Lambda.
         """
         self._check_adapted("save_to_preset")
         if distribute.is_chief(self.distribute_strategy):

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import shutil
 import tempfile
 
 
@@ -15,7 +14,7 @@ def new_folder(path, argument):
     Raises:
         FileExistsError: if `path`, the caller's `argument`, holds something.
     """
-    path = os.path.abspath(os.fspath(path))
+    path = os.path.realpath(path)
     if os.path.lexists(path) and (not os.path.isdir(path) or os.listdir(path)):
         raise FileExistsError(
             f"Argument `{argument}` must be a new or empty folder: nothing is overwritten. "
@@ -23,11 +22,8 @@ def new_folder(path, argument):
         )
     parent, name = os.path.split(path)
     os.makedirs(parent, exist_ok=True)
-    scratch = tempfile.mkdtemp(prefix=f".{name}-", dir=parent)
-    try:
-        yield scratch
-        os.chmod(scratch, 0o755)
-        os.replace(scratch, path)
-    except BaseException:
-        shutil.rmtree(scratch, ignore_errors=True)
-        raise
+    with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=parent) as scratch:
+        folder = os.path.join(scratch, name)
+        os.mkdir(folder)
+        yield folder
+        os.replace(folder, path)

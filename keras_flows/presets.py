@@ -13,6 +13,7 @@ import json
 import os
 import pathlib
 import re
+import tempfile
 
 import keras
 
@@ -22,6 +23,9 @@ from keras_flows.version import __version__
 CONFIG, METADATA, WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
 RECIPE, CARD, SAMPLES, LOG = "recipe.json", "README.md", "samples.png", "log.csv"
 FILES = {CONFIG, METADATA, WEIGHTS, RECIPE, CARD, SAMPLES, LOG}
+
+# What Keras would run, or load from elsewhere, to restore it.
+CODE = ("Lambda", "__lambda__", "TFSMLayer", "TorchModuleWrapper", "JaxLayer", "FlaxLayer")
 
 # The checkout's folder `zoo` is inside of the package once it is installed.
 _PACKAGE = pathlib.Path(__file__).parent
@@ -45,7 +49,9 @@ def load(cls, preset, load_weights=True, **arguments):
     """The model of class `cls`, or a subclass, that `preset` describes; see `Flow.from_preset`."""
     folder = find(preset)
     config, metadata = _read(folder, CONFIG), _read(folder, METADATA)
-    made_by = metadata.get("keras_flows_version", __version__)
+    made_by = str(metadata.get("keras_flows_version", __version__))
+    if not re.match(r"\d+\.\d+", made_by):
+        raise ValueError(f"{folder / METADATA} names no version of keras_flows: {made_by!r}")
     if _release(made_by) > _release(__version__):
         raise ValueError(
             f"Preset {preset!r} was made by keras_flows {made_by}, and this is {__version__}: "
@@ -60,26 +66,31 @@ def load(cls, preset, load_weights=True, **arguments):
     weights = _weights_file(preset, folder, metadata.get("weights")) if load_weights else None
     if not isinstance(config.get("config"), dict):
         raise ValueError(f"{folder / CONFIG} must have the constructor's arguments as `config`.")
-    _check_trusted(config["config"], folder)
     try:
+        _check_trusted(config["config"], folder / CONFIG)
         model = model_class.from_config({**config["config"], **arguments})
-    except TypeError as error:  # an argument that the constructor does not have
+    except (TypeError, RecursionError) as error:  # of arguments that the constructor does not have
         raise ValueError(
             f"{folder / CONFIG} does not fit {model_class.__name__}: {error}"
         ) from error
     if weights is not None:
-        model.load_weights(weights)
+        try:
+            model.load_weights(weights)
+        except Exception as error:  # of many kinds, by what is wrong with the file
+            raise ValueError(f"{weights} does not fit {folder / CONFIG}: {error}") from error
     model.compile()  # so that `evaluate` works at once
     return model
 
 
 def save(flow, folder):
     """Writes `flow` as a preset; see `Flow.save_to_preset`."""
+    config = flow.get_config()
+    _check_trusted(config, "The model")  # or it could not be loaded again
     with new_folder(folder, "preset_dir") as scratch:
         scratch = pathlib.Path(scratch)
         flow.save_weights(scratch / WEIGHTS)
         name = keras.saving.get_registered_name(type(flow))
-        write_json(scratch / CONFIG, {"registered_name": name, "config": flow.get_config()})
+        write_json(scratch / CONFIG, {"registered_name": name, "config": config})
         write_json(
             scratch / METADATA,
             {
@@ -92,15 +103,21 @@ def save(flow, folder):
 
 
 def find(preset):
-    """The folder of a preset's name or path; one with unexpected files is refused."""
-    name = os.fspath(preset)
-    is_name = re.fullmatch(r"\w+", name) is not None
-    folder = ZOO / name if is_name and (ZOO / name / CONFIG).is_file() else pathlib.Path(name)
-    if not (folder / CONFIG).is_file():
-        close = difflib.get_close_matches(name, _names(), cutoff=0.4) or _names()
+    """The folder of a preset's name, a str, or path; one with unexpected files is refused."""
+    is_name = isinstance(preset, str) and preset in _names()
+    folder = pathlib.Path(preset) if preset and isinstance(preset, str | os.PathLike) else None
+    if is_name:
+        if (folder / CONFIG).is_file() and not folder.samefile(ZOO / preset):
+            raise ValueError(
+                f"Argument `preset` is the name of a preset and of a folder here: for the folder, "
+                f"pass './{preset}'; for the preset, rename the folder. Received: preset={preset!r}"
+            )
+        folder = ZOO / preset
+    if folder is None or not (folder / CONFIG).is_file():
+        close = difflib.get_close_matches(str(preset), _names(), cutoff=0.4) or _names()
         raise ValueError(
             f"Argument `preset` must be the name of a preset, or a folder with a {CONFIG}. "
-            f"Received: preset={name!r}. Near: {close}"
+            f"Received: preset={preset!r}. Near: {close}"
         )
     for path in folder.iterdir():
         if path.name not in FILES or not path.is_file():
@@ -132,7 +149,7 @@ def _read(folder, name):
     path = folder / name
     try:
         value = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} cannot be read as JSON: {error}") from error
     if not isinstance(value, dict):
         raise ValueError(f"{path} must hold a JSON object. Received: {type(value).__name__}")
@@ -155,11 +172,11 @@ def _weights_file(preset, folder, expected):
     path = folder / WEIGHTS
     if expected is None:
         raise ValueError(f"Preset {preset!r} has no weights. Pass `load_weights=False`.")
-    digest = expected.get("sha256", "")
+    digest = expected.get("sha256") if isinstance(expected, dict) else None
     if not re.fullmatch("[0-9a-f]{64}", str(digest)):
         raise ValueError(f"{folder / METADATA} must give the SHA-256 of the weights.")
     if not path.exists() and "url" in expected:
-        return _fetch(expected["url"], digest)
+        return _fetch(str(expected["url"]), digest)
     if not path.exists():
         raise ValueError(f"Preset {preset!r} lacks its {WEIGHTS}.")
     if sha256(path) != digest:
@@ -174,43 +191,56 @@ def _fetch(url, digest):
     if not re.match("https?://", url):
         raise ValueError(f"Weights are fetched from http(s) addresses only. Received: {url!r}")
     home = pathlib.Path(os.environ.get("KERAS_HOME") or "~/.keras").expanduser()
-    home.mkdir(parents=True, exist_ok=True)  # or Keras would take a folder of its own choice
-    name = f"{digest}.weights.h5"
+    path = home / "keras_flows" / f"{digest}.weights.h5"
     try:
-        return keras.utils.get_file(
-            name,
-            url,
-            file_hash=digest,
-            hash_algorithm="sha256",
-            cache_dir=home,
-            cache_subdir="keras_flows",
-        )
-    except BaseException as error:
-        (home / "keras_flows" / name).unlink(missing_ok=True)
-        if not isinstance(error, Exception):
-            raise
+        if path.is_file() and sha256(path) == digest:
+            return path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Each download in a folder of its own: Keras writes under the final name, and two at a
+        # time would spoil each other's.
+        with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
+            fetched = keras.utils.get_file(
+                path.name,
+                url,
+                file_hash=digest,
+                hash_algorithm="sha256",
+                cache_dir=scratch,
+                cache_subdir="",
+            )
+            os.replace(fetched, path)
+    except Exception as error:
         raise ValueError(f"The weights at {url} could not be had: {error}") from error
+    return path
 
 
-def _check_trusted(config, folder):
-    """Refuses a config that names anything but Keras' own and registered classes."""
+def _check_trusted(config, where):
+    """Refuses a config that names anything but Keras' own and registered classes, or holds code."""
     if isinstance(config, list):
         for value in config:
-            _check_trusted(value, folder)
+            _check_trusted(value, where)
     if not isinstance(config, dict):
         return
-    if "class_name" in config:
-        name = config["class_name"]
-        module = config.get("module") or "keras"
-        known = keras.saving.get_registered_object(config.get("registered_name") or name)
-        builtin = module.split(".")[0] == "keras" or (module, name) == ("builtins", "function")
-        if known is None and not (builtin and name not in ("Lambda", "__lambda__")):
-            raise ValueError(
-                f"{folder / CONFIG} names what is neither Keras' own nor registered: "
-                f"{module}.{name}. Nothing of it was run."
-            )
+    if "class_name" in config and not _is_trusted(config):
+        raise ValueError(
+            f"{where} names what is neither Keras' own nor registered "
+            "(keras.saving.register_keras_serializable), or is code, which no preset may hold: "
+            f"{config.get('module')}.{config['class_name']}"
+        )
     for value in config.values():
-        _check_trusted(value, folder)
+        _check_trusted(value, where)
+
+
+def _is_trusted(config):
+    # Without the entry it is Keras' own, such as a "__tuple__"; null is what Keras writes for others.
+    module, name = config.get("module", "keras"), config["class_name"]
+    if name in CODE:  # whatever it is registered as: Keras does not look there first
+        return False
+    is_function = (module, name) == ("builtins", "function")
+    registered = config.get("config") if is_function else config.get("registered_name") or name
+    is_registered = (
+        isinstance(registered, str) and keras.saving.get_registered_object(registered) is not None
+    )
+    return is_registered or (isinstance(module, str) and module.split(".")[0] == "keras")
 
 
 def _release(version):

@@ -58,6 +58,7 @@ def fails(call, kind, words, received):
         (zoo.Glow, (8, 12, 1), {"levels": 3}, "levels that fit are 1..2", "levels=3"),
         (zoo.RealNVP, (8, 6, 1), {"levels": 3}, "levels that fit are 1..2", "levels=3"),
         (zoo.Glow, (3,), {"levels": 2}, "`levels` must be 1 for vectors", "levels=2"),
+        (zoo.Glow, (3,), {"dtype": "float16"}, "`dtype` must keep variables", "float16"),
         (zoo.Glow, (3,), {"levels": 0}, "`levels` must be an integer of at least 1", "levels=0"),
         (zoo.NICE, (3,), {"depth": 0}, "`depth` must be an integer of at least 1", "depth=0"),
         (zoo.RealNVP, (3,), {"depth": -1}, "`depth` must be an integer", "depth=-1"),

@@ -1,10 +1,12 @@
 """Presets: what is saved is what is loaded, and what is not right is refused, whole."""
 
+import concurrent.futures
 import functools
 import hashlib
 import http.server
 import json
 import os
+import pathlib
 import shutil
 import subprocess
 import sys
@@ -59,6 +61,14 @@ def test_what_is_saved_is_loaded(cls, model, saved, images):
     labels = np.arange(6) % 3
     np.testing.assert_array_equal(loaded.log_prob(images, labels), model.log_prob(images, labels))
     assert loaded.evaluate(images, labels, verbose=0)
+
+
+def test_training_goes_on_from_what_is_loaded(saved, model, images):
+    loaded = Flow.from_preset(saved)
+    loaded.compile(keras.optimizers.SGD(0.0))
+    loaded.fit(images[::-1], np.arange(6) % 3, verbose=0)  # adapts nothing again
+    for actual, expected in zip(loaded.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_array_equal(actual, expected)
 
 
 def test_constructor_arguments_can_be_replaced(saved, model, images):
@@ -119,6 +129,20 @@ def test_the_class_lists_its_presets():
 
 def test_an_unknown_name_gets_the_close_ones():
     refuses("glow_mnits", "'glow_mnits'.*Near.*'glow_mnist'")
+
+
+@pytest.mark.parametrize("preset", ["", None, 5, b"glow_digits", "no/folder"])
+def test_what_is_neither_a_name_nor_a_folder(preset):
+    refuses(preset, "`preset` must be")
+
+
+def test_a_folder_with_the_name_of_a_preset(saved, tmp_path, monkeypatch):
+    monkeypatch.chdir(shutil.copytree(saved, tmp_path / "glow_digits").parent)
+    refuses("glow_digits", r"'\./glow_digits'")
+    for path in ("./glow_digits", pathlib.Path("glow_digits")):
+        assert Flow.from_preset(path).input_shape == (4, 4, 1)
+    monkeypatch.chdir(presets.ZOO)  # there they are the same
+    assert Flow.from_preset("glow_digits").input_shape == (8, 8, 1)
 
 
 def test_another_class_s_preset(saved):
@@ -187,22 +211,50 @@ def test_missing_weights(preset):
     Flow.from_preset(preset, load_weights=False)
 
 
-def test_weights_of_another_architecture(preset):
+@pytest.mark.parametrize("changes", [{"width": 5}, {"depth": 2}, {"num_classes": None}])
+def test_weights_of_another_architecture(preset, changes):
     config = json.loads((preset / presets.CONFIG).read_text())
-    edit(preset / presets.CONFIG, config=config["config"] | {"width": 5})
-    with pytest.raises(ValueError):
-        Flow.from_preset(preset)
+    edit(preset / presets.CONFIG, config=config["config"] | changes)
+    refuses(preset, "does not fit .*config.json")
+
+
+def test_weights_that_are_no_weights(preset):
+    (preset / presets.WEIGHTS).write_bytes(b"text")
+    edit(preset / presets.METADATA, weights={"sha256": hashlib.sha256(b"text").hexdigest()})
+    refuses(preset, "does not fit .*config.json")
+
+
+def test_the_hash_is_checked_before_anything_is_loaded(preset, monkeypatch):
+    (preset / presets.WEIGHTS).write_bytes(b"altered")
+
+    def never(*args, **kwargs):
+        raise AssertionError("altered weights were loaded")
+
+    monkeypatch.setattr(Flow, "load_weights", never)
+    refuses(preset, "incomplete or was altered")
 
 
 @pytest.mark.parametrize("digest", ["", "0" * 63, None, "g" * 64])
 def test_a_hash_that_is_none(preset, digest):
     edit(preset / presets.METADATA, weights={"sha256": digest})
     refuses(preset, "must give the SHA-256")
+    edit(preset / presets.METADATA, weights=[digest])
+    refuses(preset, "must give the SHA-256")
 
 
 def test_a_newer_version(preset):
-    edit(preset / presets.METADATA, keras_flows_version="99.0.0")
-    refuses(preset, "made by keras_flows 99.0.0")
+    major, minor = keras_flows.__version__.split(".")[:2]
+    for newer in ("99.0.0", f"{major}.{int(minor) + 1}.0"):
+        edit(preset / presets.METADATA, keras_flows_version=newer)
+        refuses(preset, f"made by keras_flows {newer}")
+    edit(preset / presets.METADATA, keras_flows_version=f"{major}.{minor}.99")
+    Flow.from_preset(preset)
+
+
+@pytest.mark.parametrize("version", ["new", 3, None, ["0.1"]])
+def test_a_version_that_is_none(preset, version):
+    edit(preset / presets.METADATA, keras_flows_version=version)
+    refuses(preset, "no version of keras_flows")
 
 
 def test_an_argument_that_there_is_not(preset):
@@ -247,6 +299,15 @@ def test_a_path_that_leaves_the_folder(preset, tmp_path):
         {"class_name": "__lambda__", "config": {"value": "4wEAAA=="}},
         {"module": "keras.layers", "class_name": "Lambda", "config": {}, "registered_name": None},
         {"module": "keras_flows.presets", "class_name": "sha256", "config": {}},
+        {"module": None, "class_name": "Dense", "config": {}, "registered_name": "mine>Dense"},
+        {"module": ["keras"], "class_name": "Dense", "config": {}},
+        {"module": "keras", "class_name": "Lambda", "registered_name": "keras_flows>MLP"},
+        {"module": "keras.layers", "class_name": "TFSMLayer", "config": {"filepath": "/"}},
+        {
+            "module": "keras.layers",
+            "class_name": "Dense",
+            "config": {"activation": {"class_name": "__lambda__", "config": {"value": "4wEAAA=="}}},
+        },
     ],
 )
 def test_code_in_a_config(preset, value, monkeypatch):
@@ -268,6 +329,29 @@ def test_saving_overwrites_nothing(model, saved):
     with pytest.raises(FileExistsError, match="preset_dir"):
         model.save_to_preset(saved)
     assert before == {path: path.read_bytes() for path in saved.iterdir()}
+
+
+class Unregistered(keras.layers.Dense):
+    pass
+
+
+def unregistered(x):
+    return keras.ops.sin(x)
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        lambda: keras.Sequential([keras.layers.Lambda(lambda x: 2 * x)]),
+        lambda: keras.layers.Dense(3, activation=unregistered),
+        lambda: Unregistered(3),
+    ],
+)
+def test_what_could_not_be_loaded_is_not_saved(network, tmp_path):
+    flow = Flow(layers.AdditiveCoupling(network()), (6,))
+    with pytest.raises(ValueError, match="The model names what is neither Keras' own"):
+        flow.save_to_preset(tmp_path / "new")
+    assert not [*tmp_path.iterdir()]
 
 
 def test_a_model_that_is_not_adapted_is_not_saved(tmp_path):
@@ -322,6 +406,37 @@ def test_weights_are_fetched_once(served, images, model):
             Flow.from_preset(preset).log_prob(images, labels), model.log_prob(images, labels)
         )
     assert len([path for path in cache.rglob("*") if path.is_file()]) == 1
+
+
+def test_a_spoilt_cache_is_mended(served):
+    preset, url, cache = served
+    with_url(preset, url)
+    Flow.from_preset(preset)
+    (path,) = (path for path in cache.rglob("*") if path.is_file())
+    content = path.read_bytes()
+    path.write_bytes(content[:-1])
+    Flow.from_preset(preset)
+    assert path.read_bytes() == content
+
+
+def test_two_downloads_at_a_time(served, monkeypatch):
+    preset, url, cache = served
+    digest = json.loads((preset / presets.METADATA).read_text())["weights"]["sha256"]
+    both = threading.Barrier(2, timeout=30)
+    get_file = keras.utils.get_file
+
+    def together(*args, **kwargs):
+        both.wait()
+        path = get_file(*args, **kwargs)
+        both.wait()
+        return path
+
+    monkeypatch.setattr(keras.utils, "get_file", together)
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        paths = {*pool.map(presets._fetch, [url] * 2, [digest] * 2)}
+    (path,) = paths
+    assert presets.sha256(path) == digest
+    assert [path for path in cache.rglob("*") if path.is_file()] == [path]
 
 
 def test_a_download_with_another_hash(served):

@@ -47,6 +47,7 @@ def preset(tmp_path_factory):
             "dataset": "digits",
             "train_split": "train[:200]",
             "validation_split": "train[200:300]",
+            "test_split": "test[:200]",
             "epochs": 2,
             "optimizer": {"class_name": "Adamax", "config": {"beta_2": 0.99}},
             "learning_rate": 0.02,
@@ -119,6 +120,8 @@ def test_stopped_training_ends_as_if_it_had_not_been(
         ({"epoch": 2}, "['epoch']"),
         ({"decay": "linear"}, "invalid choice: 'linear'"),
         ({"epochs": 2.5}, "invalid int value: '2.5'"),
+        ({"workers": 2}, "['workers']"),  # each of which would start two
+        ({"model": "NICE", "arguments": {}}, "['arguments', 'model']"),
     ],
 )
 def test_a_wrong_recipe_is_refused(flaw, message, tool, preset, tmp_path, data_dir, capsys):
@@ -126,6 +129,22 @@ def test_a_wrong_recipe_is_refused(flaw, message, tool, preset, tmp_path, data_d
     (copy / "recipe.json").write_text(json.dumps({"dataset": "digits", **flaw}))
     with pytest.raises(SystemExit):
         train(tool, tmp_path / "run", data_dir, copy)
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--dataset", "digits", "--worker", 2), "unrecognized arguments: --worker"),
+        (("--preset", "glow_digits", "--model", "NICE"), "--model: not allowed with"),
+        (("--preset", "glow_digits", "--arguments", '{"depth": 3}'), "a preset has its own"),
+        ((), "one of --dataset and --preset"),
+    ],
+)
+def test_flags_that_contradict_each_other(flags, message, tool, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        tool("train", "--run", tmp_path / "run", *flags)
     assert message in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
@@ -158,33 +177,91 @@ def test_augmentation_mirrors_and_moves(data_dir, monkeypatch):
     np.testing.assert_array_equal(images(flip=True), flipped)
 
 
-def test_publish_makes_a_preset_that_evaluate_confirms(tool, trained, preset, data_dir, capsys):
-    tool("publish", trained, preset, "--data_dir", data_dir, "--machine", "a machine")
-    metadata = json.loads((preset / "metadata.json").read_text())
+@pytest.fixture
+def copy(preset, tmp_path):
+    return shutil.copytree(preset, tmp_path / "zoo" / "copy")
+
+
+def test_publish_makes_a_preset_that_evaluate_confirms(tool, trained, copy, data_dir, capsys):
+    tool("publish", trained, copy, "--data_dir", data_dir, "--machine", "a machine")
+    metadata = json.loads((copy / "metadata.json").read_text())
     here = metadata["results"]
-    card = (preset / "README.md").read_text()
+    card = (copy / "README.md").read_text()
     assert f"**{here['bits_per_dim']:.3f} bits/dim**" in card and "a machine" in card
     assert here["epochs"] == 2 and here["training_core_minutes"] > 0
     assert 0 < here["webp_bits_per_dim"] < 8 > here["png_bits_per_dim"] > 0
-    picture = tf.io.decode_png((preset / "samples.png").read_bytes())
+    assert f"one PNG | {here['png_bits_per_dim']:.2f} " in card
+    assert f"one lossless WebP | {here['webp_bits_per_dim']:.2f} " in card
+    picture = tf.io.decode_png((copy / "samples.png").read_bytes())
     assert picture.shape == (8 * 58, 8 * 58, 1)
 
-    tool("evaluate", preset, "--data_dir", data_dir)
+    tool("evaluate", copy, "--data_dir", data_dir)
     shown = capsys.readouterr().out.splitlines()[-1]
-    bits, nats = shown.removeprefix(f"{preset}: ").split(" (")[0].split(", ")
+    bits, nats = shown.removeprefix(f"{copy}: ").split(" (")[0].split(", ")
     bits, nats = float(bits.removesuffix(" bits/dim")), float(nats.removesuffix(" nats"))
     assert bits == pytest.approx(nats / (64 * np.log(2)), abs=1e-3)
     assert bits == pytest.approx(here["bits_per_dim"], abs=1e-3)
 
-    before = {path: path.read_bytes() for path in preset.iterdir()}
-    with pytest.raises(SystemExit):  # no better than what is there
-        tool("publish", trained, preset, "--data_dir", data_dir)
-    assert before == {path: path.read_bytes() for path in preset.iterdir()}
+    tool("evaluate", copy, "--data_dir", data_dir, "--split", "test[:200]")
+    assert f": {bits:.4f} bits" in capsys.readouterr().out.splitlines()[-1]
 
     here["bits_per_dim"] -= 0.01
-    (preset / "metadata.json").write_text(json.dumps(metadata))
+    (copy / "metadata.json").write_text(json.dumps(metadata))
     with pytest.raises(SystemExit, match="Not within 0.005"):
-        tool("evaluate", preset, "--data_dir", data_dir)
+        tool("evaluate", copy, "--data_dir", data_dir)
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_publish_replaces_weights_by_better_ones_only(tool, trained, copy, data_dir):
+    tool("publish", trained, copy, "--data_dir", data_dir)
+    metadata = json.loads((copy / "metadata.json").read_text())
+    bits = metadata["results"]["bits_per_dim"]
+
+    for gain in (0.0, 0.01):
+        metadata["results"]["bits_per_dim"] = bits + gain
+        (copy / "metadata.json").write_text(json.dumps(metadata))
+        before = contents(copy)
+        with pytest.raises(SystemExit):
+            tool("publish", trained, copy, "--data_dir", data_dir)
+        assert contents(copy) == before
+
+    metadata["results"]["bits_per_dim"] = bits + 0.03
+    (copy / "metadata.json").write_text(json.dumps(metadata))
+    tool("publish", trained, copy, "--data_dir", data_dir)
+    assert json.loads((copy / "metadata.json").read_text())["results"]["bits_per_dim"] == bits
+
+
+def test_publish_leaves_a_preset_alone_if_it_fails(
+    tool, trained, copy, tmp_path, data_dir, monkeypatch, capsys
+):
+    before = contents(copy)
+    model = keras.models.load_model(trained / "model.keras")
+    model.set_weights(
+        [weight * np.nan if weight.ndim else weight for weight in model.get_weights()]
+    )
+    (tmp_path / "diverged").mkdir()
+    model.save(tmp_path / "diverged" / "model.keras")
+    shutil.copy(trained / "log.csv", tmp_path / "diverged")
+    with pytest.raises(SystemExit):
+        tool("publish", tmp_path / "diverged", copy, "--data_dir", data_dir)
+    assert "no weights worth publishing: nan" in capsys.readouterr().err
+
+    monkeypatch.setattr("PIL.Image.Image.save", lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        tool("publish", trained, copy, "--data_dir", data_dir)
+    assert contents(copy) == before
+    assert [*copy.parent.iterdir()] == [copy]
+
+
+def test_evaluate_takes_a_preset_of_one_s_own(tool, trained, tmp_path, data_dir, capsys):
+    keras.models.load_model(trained / "model.keras").save_to_preset(tmp_path / "own")
+    with pytest.raises(SystemExit, match="name a --dataset"):
+        tool("evaluate", tmp_path / "own")
+    tool("evaluate", tmp_path / "own", "--dataset", "digits", "--data_dir", data_dir)
+    assert "bits/dim" in capsys.readouterr().out
 
 
 def test_sample_writes_a_grid(tool, trained, tmp_path):

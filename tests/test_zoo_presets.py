@@ -63,5 +63,19 @@ def test_card(name):
     assert json.loads((folder / presets.RECIPE).read_text())["dataset"] == here["dataset"]
 
 
+def test_cards_and_tables_are_what_the_metadata_say(monkeypatch):
+    monkeypatch.syspath_prepend(presets.ZOO.parent / "tools")
+    import card
+
+    for name in Flow.presets:
+        folder = presets.ZOO / name
+        assert (folder / presets.CARD).read_text() == card.card(folder)
+    readme, zoo_readme = (
+        (folder / "README.md").read_text() for folder in (presets.ZOO.parent, presets.ZOO)
+    )
+    assert card.results(Flow.presets) in readme
+    assert card.results(Flow.presets) in zoo_readme and card.papers(Flow.presets) in zoo_readme
+
+
 def test_the_weights_are_no_burden():
     assert sum((presets.ZOO / name / presets.WEIGHTS).stat().st_size for name in PRETRAINED) < 60e6

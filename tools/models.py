@@ -19,7 +19,8 @@ def load(name):
 
 def test_data(name, model, *, dataset=None, split=None, data_dir=None, batch_size=100):
     """The batches that a model is evaluated on: by default those that the preset's recipe names."""
-    recipe = {} if name.endswith(".keras") else presets.read(name, presets.RECIPE)
+    has_recipe = not name.endswith(".keras") and (presets.find(name) / presets.RECIPE).exists()
+    recipe = presets.read(name, presets.RECIPE) if has_recipe else {}
     dataset = dataset or recipe.get("dataset")
     if dataset is None:
         raise SystemExit(f"{name} does not say what it was trained on: name a --dataset")

@@ -41,63 +41,77 @@ def main():
     parser.add_argument("--data_dir", help="where TFDS keeps prepared data")
     parser.add_argument("--machine", default=f"{os.cpu_count()} CPU cores, no GPU")
     options = parser.parse_args()
-    folder = presets.find(options.preset)
+    folder = presets.find(options.preset).resolve()
     metadata = presets.read(folder, presets.METADATA)
     recipe = presets.read(folder, presets.RECIPE)
+    training = time_of(options.run / "log.csv")
 
-    model = models.load(str(options.run / "model.keras"))
-    fresh = type(model).from_preset(folder, load_weights=False)
-    fresh.set_weights(model.get_weights())
-    data = models.test_data(str(folder), fresh, data_dir=options.data_dir)
-    with tempfile.TemporaryDirectory() as scratch:
-        whole, half = (pathlib.Path(scratch, f"{kind}.weights.h5") for kind in ("whole", "half"))
-        fresh.save_weights(whole)
-        bits, nats = evaluate.evaluate(fresh, data)
-        in_half_precision(whole, half)
-        fresh.load_weights(half)
-        half_bits, half_nats = evaluate.evaluate(fresh, data)
-        if half_bits - bits < HALF_LOSS:
-            weights, bits, nats = half, half_bits, half_nats
-        else:
-            fresh.load_weights(whole)
-            weights = whole
+    trained = models.load(str(options.run / "model.keras"))
+    model = type(trained).from_preset(folder, load_weights=False)
+    model.set_weights(trained.get_weights())
+    data = models.test_data(str(folder), model, data_dir=options.data_dir)
+    # A copy of the preset is made complete, and only then its files take the place of those there.
+    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+        weights, bits, nats = smallest_weights(model, data, pathlib.Path(scratch))
+        if not math.isfinite(bits):
+            parser.error(f"{options.run} has no weights worth publishing: {bits} bits/dim")
         published = metadata.get("results", {}).get("bits_per_dim")
         if published is not None and bits > published - GAIN:
             parser.error(
                 f"{options.preset} has weights of {published:.4f} bits/dim, which others replace "
                 f"for a gain of {GAIN}. Received: {bits:.4f}"
             )
-        shutil.copyfile(weights, folder / presets.WEIGHTS)
+        metric = metadata.get("paper", {}).get("published", {}).get("metric")
+        metadata |= {
+            "keras_flows_version": __version__,
+            "parameter_count": model.count_params(),
+            "weights": {"sha256": presets.sha256(weights)},
+            "results": {
+                "dataset": recipe["dataset"],
+                "split": recipe.get("test_split", "test"),
+                **figures(model, bits, nats, metric),
+                "date": datetime.date.today().isoformat(),
+                "machine": options.machine,
+                **training,
+                **compressed_sizes(model, data),
+            },
+        }
+        copy = pathlib.Path(shutil.copytree(folder, pathlib.Path(scratch, folder.name)))
+        shutil.copyfile(weights, copy / presets.WEIGHTS)
+        shutil.copyfile(options.run / "log.csv", copy / presets.LOG)
+        (copy / presets.SAMPLES).write_bytes(picture(model))
+        presets.write_json(copy / presets.METADATA, metadata)
+        (copy / presets.CARD).write_text(card.card(copy))
+        for path in copy.iterdir():
+            os.replace(path, folder / path.name)
+    print(f"{options.preset}: {bits:.4f} bits/dim, {nats:.3f} nats, in {folder}")
 
-    metric = metadata.get("paper", {}).get("published", {}).get("metric")
+
+def smallest_weights(model, data, scratch):
+    """A file of the model's weights, in half precision if that will do, its bits/dim and nats."""
+    whole, half = (scratch / f"{kind}.weights.h5" for kind in ("whole", "half"))
+    model.save_weights(whole)
+    measured = evaluate.evaluate(model, data)
+    in_half_precision(whole, half)
+    model.load_weights(half)
+    measured_in_half = evaluate.evaluate(model, data)
+    if measured_in_half[0] - measured[0] < HALF_LOSS:
+        return half, *measured_in_half
+    model.load_weights(whole)
+    return whole, *measured
+
+
+def figures(model, bits, nats, metric):
+    """The likelihood in bits/dim and nats, and by the `metric` that stands on the card."""
     scaled = {}
     if metric == "log_likelihood":  # as NICE's paper has it, of data in [0, 1]
-        scaled = {metric: round(fresh.size * fresh.bits * math.log(2) - nats, 2)}
-    seconds, cpu_seconds, epochs = time_of(options.run / "log.csv")
-    metadata |= {
-        "keras_flows_version": __version__,
-        "parameter_count": fresh.count_params(),
-        "weights": {"sha256": presets.sha256(folder / presets.WEIGHTS)},
-        "results": {
-            "dataset": recipe["dataset"],
-            "split": recipe.get("test_split", "test"),
-            "bits_per_dim": round(bits, 4),
-            "nats": round(nats, 3),
-            **scaled,
-            "metric": metric or ("bits_per_dim" if fresh.is_image else "nats"),
-            "date": datetime.date.today().isoformat(),
-            "machine": options.machine,
-            "epochs": epochs,
-            "training_minutes": round(seconds / 60, 1),
-            "training_core_minutes": round(cpu_seconds / 60, 1),
-            **compressed_sizes(fresh, data),
-        },
+        scaled = {metric: round(model.size * model.bits * math.log(2) - nats, 2)}
+    return {
+        "bits_per_dim": round(bits, 4),
+        "nats": round(nats, 3),
+        **scaled,
+        "metric": metric or ("bits_per_dim" if model.is_image else "nats"),
     }
-    presets.write_json(folder / presets.METADATA, metadata)
-    shutil.copyfile(options.run / "log.csv", folder / presets.LOG)
-    (folder / presets.SAMPLES).write_bytes(picture(fresh))
-    (folder / presets.CARD).write_text(card.card(folder))
-    print(f"{options.preset}: {bits:.4f} bits/dim, {nats:.3f} nats, in {folder}")
 
 
 def picture(model):
@@ -126,13 +140,17 @@ def in_half_precision(source, target):
 
 
 def time_of(log):
-    """Seconds, seconds of CPU and epochs that a training took."""
+    """The epochs that a training took, its minutes, and those of all CPU cores."""
     with open(log) as rows:
         rows = list(csv.DictReader(rows))
-    return (
-        *(sum(float(row[key]) for row in rows) for key in ("seconds", "cpu_seconds")),
-        len(rows),
+    minutes, core_minutes = (
+        round(sum(float(row[key]) for row in rows) / 60, 1) for key in ("seconds", "cpu_seconds")
     )
+    return {
+        "epochs": len(rows),
+        "training_minutes": minutes,
+        "training_core_minutes": core_minutes,
+    }
 
 
 def compressed_sizes(model, data):

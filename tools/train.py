@@ -7,7 +7,7 @@
 
 The folder of the run holds model.keras (the best by validation so far), log.csv, the settings, and
 what it needs to resume. A preset brings its architecture, config.json, and its recipe, recipe.json:
-values for the flags below, which others on the command line override.
+values for the flags from --dataset to --seed, which others on the command line override.
 
 `--strategy mirrored` trains on all GPUs of this machine, `--strategy multi_worker` on those of all
 machines that the environment variable TF_CONFIG lists; the same command is started on each of them.
@@ -28,12 +28,18 @@ import keras
 import keras_flows
 from keras_flows import distribute, presets
 
+# Where a training runs is none of its settings, and a recipe does not say it.
+WHERE = ("run", "data_dir", "strategy", "workers")
+MODEL = ("preset", "model", "arguments")
+
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    # No abbreviations: what starts the workers must find its own flags among those given.
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--run", required=True, type=pathlib.Path, help="folder of this training")
-    parser.add_argument("--preset", help="name or folder of a preset, its model and its recipe")
-    parser.add_argument("--model", default="Glow", choices=sorted(keras_flows.zoo.__all__))
+    model = parser.add_mutually_exclusive_group()
+    model.add_argument("--preset", help="name or folder of a preset, its model and its recipe")
+    model.add_argument("--model", default="Glow", choices=sorted(keras_flows.zoo.__all__))
     parser.add_argument("--arguments", default={}, type=json.loads, help="the model's, as JSON")
     parser.add_argument("--dataset", help="a TFDS name, digits or moons")
     parser.add_argument("--data_dir", help="where TFDS keeps prepared data")
@@ -57,13 +63,15 @@ def main():
     parser.add_argument("--workers", type=int, help="processes to start here, to try it out")
     options = parser.parse_args()
     if options.preset is not None:
+        if options.arguments:
+            parser.error("--arguments are those of --model; a preset has its own")
         try:
             recipe = presets.read(options.preset, presets.RECIPE)
         except ValueError as error:
             parser.error(str(error))
-        unknown = sorted(recipe.keys() - vars(options).keys())
+        unknown = sorted(recipe.keys() - (vars(options).keys() - {*WHERE, *MODEL}))
         if unknown:
-            parser.error(f"the recipe of {options.preset} has what is no flag: {unknown}")
+            parser.error(f"the recipe of {options.preset} has what is no flag of one: {unknown}")
         # As flags in front of the given ones, so that they are checked alike.
         flags = [
             text
@@ -107,9 +115,8 @@ def start_workers(count):
 
 def record_settings(parser, options):
     """Refuses a folder that holds a training with other settings; where it runs is none of them."""
-    where = ("run", "data_dir", "strategy", "workers")
     settings = json.dumps(
-        {name: value for name, value in vars(options).items() if name not in where},
+        {name: value for name, value in vars(options).items() if name not in WHERE},
         indent=2,
         default=str,
     )
