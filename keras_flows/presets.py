@@ -69,7 +69,7 @@ def load(cls, preset, load_weights=True, **arguments):
     try:
         _check_trusted(config["config"], folder / CONFIG)
         model = model_class.from_config({**config["config"], **arguments})
-    except (TypeError, RecursionError) as error:  # of arguments that the constructor does not have
+    except (TypeError, RecursionError) as error:  # unknown arguments; nested too deep
         raise ValueError(
             f"{folder / CONFIG} does not fit {model_class.__name__}: {error}"
         ) from error
