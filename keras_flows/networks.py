@@ -222,10 +222,11 @@ class ResNet(ConstructorConfig, keras.layers.Layer):
 
     def call(self, inputs, training=False):
         channels = inputs.shape[-1] - self.masked
-        x = self._input_norm(inputs[..., :channels], training=training)
+        x, mask = ops.split(inputs, [channels], axis=-1)  # no mask: no channel
+        x = self._input_norm(x, training=training)
         if self.masked:
             x = 2 * x
-        x = ops.concatenate([x, -x, inputs[..., channels:]], axis=-1)
+        x = ops.concatenate([x, -x, mask], axis=-1)
         x = self._input_convolution(ops.relu(x))
         features = self._skips[0](x)
         for (norm1, convolution1, norm2, convolution2), skip in zip(self._blocks, self._skips[1:]):
@@ -246,8 +247,10 @@ class _BatchNormalization(keras.layers.BatchNormalization):
         has_kernel = inputs.dtype != tf.float64
         if not (training and self.trainable and one_replica and has_kernel):
             return super().call(inputs, training=training)
+        # A CPU's kernel for bfloat16 is slow where the channels do not fill its registers.
+        x = inputs if inputs.shape[-1] % 16 == 0 else ops.cast(inputs, "float32")
         outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
-            x=inputs,
+            x=x,
             scale=tf.ones(inputs.shape[-1]),
             offset=tf.cast(self.beta, tf.float32),
             mean=[],
@@ -259,7 +262,7 @@ class _BatchNormalization(keras.layers.BatchNormalization):
         variance *= (cells - 1) / cells  # the kernel's is unbiased, RealNVP's is the batch's
         for moving, new in ((self.moving_mean, mean), (self.moving_variance, variance)):
             moving.assign(self.momentum * moving + (1 - self.momentum) * new)
-        return outputs
+        return ops.cast(outputs, inputs.dtype)
 
     def _moments(self, inputs, mask):
         return distribute.channel_moments(inputs)

@@ -281,26 +281,32 @@ def test_weight_norm(magnitude):
     close(kernel, direction * (layer.magnitude_weight.numpy() if magnitude else 1))
 
 
+@pytest.mark.parametrize(("policy", "tolerance"), [("float32", 1e-4), ("mixed_bfloat16", 0.03)])
+@pytest.mark.parametrize("channels", [3, 16])
 @pytest.mark.parametrize("cells", [1, 24])
-def test_res_nets_batch_norm_in_one_kernel(cells):
+def test_res_nets_batch_norm_in_one_kernel(cells, channels, policy, tolerance):
     """As in float64, which Keras writes out; outputs, gradients and moving averages."""
-    x, weight = random(cells, 1, 1, 3), random(cells, 1, 1, 3)
+    x, weight = random(cells, 1, 1, channels), random(cells, 1, 1, channels)
+    x = tf.cast(tf.cast(x, "bfloat16"), "float64")  # the same at all precisions
 
-    def results(dtype):
-        norm = networks.ResNet(4, 1, dtype=dtype)._output_norm
+    def results(policy):
+        norm = networks.ResNet(4, 1, dtype=policy)._output_norm
         norm.build(x.shape)
-        norm.beta.assign([1, 2, 3])
-        inputs = tf.constant(x, dtype)
+        norm.beta.assign(np.arange(channels) % 3 + 1)
+        inputs = tf.cast(x, norm.compute_dtype)
         with tf.GradientTape() as tape:
             tape.watch(inputs)
             outputs = norm(inputs, training=True)
-            loss = tf.reduce_sum(outputs**2 * weight)
+            loss = tf.reduce_sum(tf.cast(outputs, "float64") ** 2 * weight)
         gradients = tape.gradient(loss, [inputs, norm.beta.value])
-        return [outputs, *gradients, norm.moving_mean, norm.moving_variance]
+        assert outputs.dtype == gradients[0].dtype == norm.compute_dtype
+        return [tf.cast(t, "float64") for t in (outputs, *gradients, *norm.non_trainable_weights)]
 
-    for actual, expected in zip(results("float32"), results("float64")):
-        np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-4)
-    assert np.abs(results("float32")[4] - (0.9 + 0.1 * x.var(axis=(0, 1, 2)))).max() < 1e-5
+    actual = results(policy)
+    for a, b in zip(actual, results("float64"), strict=True):
+        np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance)
+    moving_variance = 0.9 + 0.1 * np.var(x, axis=(0, 1, 2))
+    np.testing.assert_allclose(actual[4], moving_variance, atol=1e-5)  # float32 in all policies
 
 
 @pytest.mark.parametrize("masked", [False, True])
