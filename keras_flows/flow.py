@@ -147,7 +147,8 @@ class Flow(ConstructorConfig, DistributedModel):
 
         Raises:
             FileExistsError: if `preset_dir` holds something.
-            ValueError: if the model has classes or functions that are not registered, or a Lambda.
+            ValueError: if the model has classes or functions that are not registered, a Lambda, or
+                one layer in two places.
         """
         self._check_adapted("save_to_preset")
         if distribute.is_chief(self.distribute_strategy):

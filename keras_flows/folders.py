@@ -13,8 +13,11 @@ def new_folder(path, argument):
 
     Raises:
         FileExistsError: if `path`, the caller's `argument`, holds something.
+        TypeError: if it is no path.
         ValueError: if it is a URL.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(f"Argument `{argument}` must be a path. Received: {argument}={path!r}")
     if "://" in os.fspath(path):
         raise ValueError(
             f"Argument `{argument}` must be a folder of this machine's file system; copy it from "

@@ -15,6 +15,7 @@ import pathlib
 import re
 import tempfile
 
+import h5py
 import keras
 
 from keras_flows.folders import new_folder
@@ -66,18 +67,18 @@ def load(cls, preset, load_weights=True, **arguments):
     weights = _weights_file(preset, folder, metadata.get("weights")) if load_weights else None
     if not isinstance(config.get("config"), dict):
         raise ValueError(f"{folder / CONFIG} must have the constructor's arguments as `config`.")
+    architecture = f"{folder / CONFIG}" + (f" with {arguments}" if arguments else "")
     try:
         _check_trusted(config["config"], folder / CONFIG)
         model = model_class.from_config({**config["config"], **arguments})
-    except (TypeError, RecursionError) as error:  # unknown arguments; nested too deep
-        raise ValueError(
-            f"{folder / CONFIG} does not fit {model_class.__name__}: {error}"
-        ) from error
+    except Exception as error:  # of many kinds, by what is wrong with the arguments
+        raise ValueError(f"{architecture} does not fit {model_class.__name__}: {error}") from error
     if weights is not None:
         try:
+            _check_size(weights, model)
             model.load_weights(weights)
         except Exception as error:  # of many kinds, by what is wrong with the file
-            raise ValueError(f"{weights} does not fit {folder / CONFIG}: {error}") from error
+            raise ValueError(f"{weights} does not fit {architecture}: {error}") from error
     model.compile()  # so that `evaluate` works at once
     return model
 
@@ -86,6 +87,10 @@ def save(flow, folder):
     """Writes `flow` as a preset; see `Flow.save_to_preset`."""
     config = flow.get_config()
     _check_trusted(config, "The model")  # or it could not be loaded again
+    if type(flow).from_config(config).count_params() != flow.count_params():
+        raise ValueError(
+            "The model has a layer in two places, which no config tells: give each its own."
+        )
     with new_folder(folder, "preset_dir") as scratch:
         scratch = pathlib.Path(scratch)
         flow.save_weights(scratch / WEIGHTS)
@@ -107,23 +112,23 @@ def find(preset):
     is_name = isinstance(preset, str) and preset in _names()
     folder = pathlib.Path(preset) if preset and isinstance(preset, str | os.PathLike) else None
     if is_name:
-        if (folder / CONFIG).is_file() and not folder.samefile(ZOO / preset):
+        if _is_preset(folder) and not folder.samefile(ZOO / preset):
             raise ValueError(
                 f"Argument `preset` is the name of a preset and of a folder here: for the folder, "
                 f"pass './{preset}'; for the preset, rename the folder. Received: preset={preset!r}"
             )
         folder = ZOO / preset
-    if folder is None or not (folder / CONFIG).is_file():
+    if folder is None or not _is_preset(folder):
         close = difflib.get_close_matches(str(preset), _names(), cutoff=0.4) or _names()
         raise ValueError(
             f"Argument `preset` must be the name of a preset, or a folder with a {CONFIG}. "
             f"Received: preset={preset!r}. Near: {close}"
         )
     for path in folder.iterdir():
-        if path.name not in FILES or not path.is_file():
-            raise ValueError(f"{folder} has what no preset has: {path.name!r}")
         if path.resolve().parent != folder.resolve():
             raise ValueError(f"{path} leads out of its folder, to {path.resolve()}")
+        if path.name not in FILES or not path.is_file():
+            raise ValueError(f"{folder} has what no preset has: {path.name!r}")
     return folder
 
 
@@ -142,7 +147,15 @@ def write_json(path, value):
 
 
 def _names():
-    return sorted(path.parent.name for path in ZOO.glob(f"*/{CONFIG}"))
+    # One that somebody is about to add may lack its metadata yet.
+    return sorted(p.parent.name for p in ZOO.glob(f"*/{CONFIG}") if (p.parent / METADATA).is_file())
+
+
+def _is_preset(folder):
+    try:
+        return (folder / CONFIG).is_file()
+    except (OSError, ValueError):  # no path of any file: too long, or with a null byte
+        return False
 
 
 def _read(folder, name):
@@ -187,14 +200,30 @@ def _weights_file(preset, folder, expected):
     return path
 
 
+def _check_size(weights, model):
+    """Refuses a file with more or fewer values than the model; Keras would pass over the rest."""
+    values = []
+
+    def visit(name, item):
+        if isinstance(item, h5py.Dataset) and not name.startswith("optimizer/"):
+            values.append(item.size)
+
+    with h5py.File(weights) as file:
+        file.visititems(visit)
+    if sum(values) != model.count_params():
+        raise ValueError(f"it has {sum(values):,} values, the model {model.count_params():,}")
+
+
 def _fetch(url, digest):
     if not re.match("https?://", url):
         raise ValueError(f"Weights are fetched from http(s) addresses only. Received: {url!r}")
     home = pathlib.Path(os.environ.get("KERAS_HOME") or "~/.keras").expanduser()
     path = home / "keras_flows" / f"{digest}.weights.h5"
     try:
-        if path.is_file() and sha256(path) == digest:
-            return path
+        if path.is_file():
+            if sha256(path) == digest:
+                return path
+            path.unlink(missing_ok=True)
         path.parent.mkdir(parents=True, exist_ok=True)
         # Each download in a folder of its own: Keras writes under the final name, and two at a
         # time would spoil each other's.

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 
+import h5py
 import keras
 import numpy as np
 import pytest
@@ -99,8 +100,17 @@ def test_a_flow_of_one_s_own(tmp_path):
     np.testing.assert_array_equal(Flow.from_preset(tmp_path / "own").log_prob(x), flow.log_prob(x))
 
 
+def test_states_that_are_no_weights_come_along(tmp_path):
+    network = keras.Sequential([keras.layers.Dense(4), keras.layers.Dropout(0.5, seed=1)])
+    flow = Flow(layers.AffineCoupling(network), (6,))
+    x = np.ones((2, 6), "float32")
+    flow.compile("adam")
+    flow.fit(x, verbose=0)  # the optimizer's are saved, too
+    flow.save_to_preset(tmp_path / "own")
+    np.testing.assert_array_equal(Flow.from_preset(tmp_path / "own").log_prob(x), flow.log_prob(x))
+
+
 def test_half_precision_weights_load(preset, model, images):
-    h5py = pytest.importorskip("h5py")
     weights = preset / presets.WEIGHTS
     with h5py.File(weights, "r+") as file:
         names = []
@@ -131,7 +141,9 @@ def test_an_unknown_name_gets_the_close_ones():
     refuses("glow_mnits", "'glow_mnits'.*Near.*'glow_mnist'")
 
 
-@pytest.mark.parametrize("preset", ["", None, 5, b"glow_digits", "no/folder"])
+@pytest.mark.parametrize(
+    "preset", ["", None, 5, b"glow_digits", "no/folder", "x" * 300, "null\0byte"]
+)
 def test_what_is_neither_a_name_nor_a_folder(preset):
     refuses(preset, "`preset` must be")
 
@@ -148,6 +160,21 @@ def test_a_folder_with_the_name_of_a_preset(saved, tmp_path, monkeypatch):
 def test_another_class_s_preset(saved):
     with pytest.raises(ValueError, match="not one of class NICE.*keras_flows>Glow"):
         zoo.NICE.from_preset(saved)
+
+
+def test_a_plain_flow_is_no_glow(tmp_path):
+    Flow(layers.Permute([1, 0]), (2,)).save_to_preset(tmp_path / "plain")
+    assert type(Flow.from_preset(tmp_path / "plain")) is Flow
+    with pytest.raises(ValueError, match="not one of class Glow.*keras_flows>Flow"):
+        zoo.Glow.from_preset(tmp_path / "plain")
+
+
+def test_a_preset_without_metadata_yet_is_no_preset(saved, tmp_path, monkeypatch):
+    shutil.copytree(saved, tmp_path / "whole")
+    shutil.copytree(saved, tmp_path / "begun")
+    (tmp_path / "begun" / presets.METADATA).unlink()
+    monkeypatch.setattr(presets, "ZOO", tmp_path)
+    assert [*Flow.presets] == ["whole"]
 
 
 @pytest.fixture(scope="module")
@@ -214,8 +241,28 @@ def test_missing_weights(preset):
 @pytest.mark.parametrize("changes", [{"width": 5}, {"depth": 2}, {"num_classes": None}])
 def test_weights_of_another_architecture(preset, changes):
     config = json.loads((preset / presets.CONFIG).read_text())
+    refuses(preset, "weights.h5 does not fit .*config.json with {", **changes)
     edit(preset / presets.CONFIG, config=config["config"] | changes)
-    refuses(preset, "does not fit .*config.json")
+    refuses(preset, "weights.h5 does not fit .*config.json:")
+
+
+def test_weights_that_fill_only_a_part_or_are_too_many(tmp_path):
+    """Keras would leave the rest as it was drawn, or as it is in the file."""
+    flow = zoo.RealNVP((4, 4, 1), levels=1, depth=1, width=4, num_blocks=1)
+    flow.adapt(np.zeros((2, 4, 4, 1), "uint8"))
+    flow.save_to_preset(tmp_path / "real_nvp")
+    weights = tmp_path / "real_nvp" / presets.WEIGHTS
+    with h5py.File(weights, "r+") as file:
+        blocks = []
+        file.visit(lambda name: blocks.append(name) if name.endswith("_blocks/container") else None)
+        for name in blocks:
+            del file[name]
+    edit(tmp_path / "real_nvp" / presets.METADATA, weights={"sha256": presets.sha256(weights)})
+    assert blocks
+    refuses(tmp_path / "real_nvp", "does not fit.*it has .* values, the model")
+
+    zoo.NICE((4,), depth=4, width=4).save_to_preset(tmp_path / "nice")
+    refuses(tmp_path / "nice", "'depth': 2.*it has .* values, the model", depth=2)
 
 
 def test_weights_that_are_no_weights(preset):
@@ -257,10 +304,20 @@ def test_a_version_that_is_none(preset, version):
     refuses(preset, "no version of keras_flows")
 
 
-def test_an_argument_that_there_is_not(preset):
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"temperament": 1},
+        {"width": "wide"},
+        {"dtype": {"class_name": "Dense", "config": {}}},
+        {"build_config": {"input_shape": []}},
+    ],
+)
+def test_arguments_that_do_not_fit(preset, arguments):
+    refuses(preset, "config.json with {.* does not fit Glow: ", **arguments)
     config = json.loads((preset / presets.CONFIG).read_text())
-    edit(preset / presets.CONFIG, config=config["config"] | {"temperament": 1})
-    refuses(preset, "temperament")
+    edit(preset / presets.CONFIG, config=config["config"] | arguments)
+    refuses(preset, "config.json does not fit Glow: ")
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '"text"', "nothing"])
@@ -277,18 +334,24 @@ def test_an_incomplete_config(preset, content):
 
 
 def test_unexpected_files(preset):
-    (preset / "model.pkl").write_bytes(b"")
-    refuses(preset, "model.pkl")
-    (preset / "model.pkl").unlink()
+    for name in ("model.pkl", "model.py", ".hidden", "model.weights.h5.bak"):
+        (preset / name).write_bytes(b"")
+        refuses(preset, f"no preset has: '{name}'")
+        (preset / name).unlink()
     (preset / "folder").mkdir()
     refuses(preset, "folder")
 
 
-def test_a_path_that_leaves_the_folder(preset, tmp_path):
-    weights = preset / presets.WEIGHTS
-    weights.rename(tmp_path / "elsewhere")
-    weights.symlink_to(tmp_path / "elsewhere")
-    refuses(preset, "leads out of its folder")
+@pytest.mark.parametrize("name", [presets.CONFIG, presets.METADATA, presets.WEIGHTS])
+def test_a_path_that_leaves_the_folder(preset, name, tmp_path):
+    (preset / name).rename(tmp_path / "elsewhere")
+    (preset / name).symlink_to(tmp_path / "elsewhere")
+    refuses(preset, f"{name} leads out of its folder")
+
+
+def test_a_path_that_leads_nowhere(preset):
+    (preset / presets.CARD).symlink_to("elsewhere/card")
+    refuses(preset, "README.md leads out of its folder")
 
 
 @pytest.mark.parametrize(
@@ -310,9 +373,10 @@ def test_a_path_that_leaves_the_folder(preset, tmp_path):
         },
     ],
 )
-def test_code_in_a_config(preset, value, monkeypatch):
+@pytest.mark.parametrize("argument", ["bijection", "width"])
+def test_code_in_a_config(preset, value, argument, monkeypatch):
     config = json.loads((preset / presets.CONFIG).read_text())
-    edit(preset / presets.CONFIG, config=config["config"] | {"bijection": [value]})
+    edit(preset / presets.CONFIG, config=config["config"] | {argument: [value]})
 
     def never(*args, **kwargs):
         raise AssertionError("something of the config was restored")
@@ -352,6 +416,25 @@ def test_what_could_not_be_loaded_is_not_saved(network, tmp_path):
     with pytest.raises(ValueError, match="The model names what is neither Keras' own"):
         flow.save_to_preset(tmp_path / "new")
     assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize("shared", [keras_flows.networks.MLP(4), layers.InvertibleConv1x1()])
+def test_a_layer_in_two_places_is_not_saved(shared, tmp_path):
+    if isinstance(shared, keras_flows.Bijection):
+        bijections = [shared, layers.ActNorm(), shared]
+    else:
+        bijections = [layers.AdditiveCoupling(shared), layers.AdditiveCoupling(shared, swap=True)]
+    flow = Flow(layers.Chain(bijections), (6,))
+    flow.adapt(np.random.default_rng(0).normal(size=(4, 6)))
+    with pytest.raises(ValueError, match="a layer in two places"):
+        flow.save_to_preset(tmp_path / "new")
+    assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize("path", [None, 5, b"new"])
+def test_what_is_no_path(path, model):
+    with pytest.raises(TypeError, match="`preset_dir` must be a path"):
+        model.save_to_preset(path)
 
 
 def test_a_model_that_is_not_adapted_is_not_saved(tmp_path):
@@ -417,6 +500,18 @@ def test_a_spoilt_cache_is_mended(served):
     path.write_bytes(content[:-1])
     Flow.from_preset(preset)
     assert path.read_bytes() == content
+
+    path.write_bytes(content[:-1])
+    with_url(preset, url + "-is-gone")
+    refuses(preset, "could not be had")
+    assert not path.exists()
+
+
+def test_weights_in_the_folder_are_checked_though_there_is_an_address(served):
+    preset, url, _ = served
+    with_url(preset, url)
+    (preset / presets.WEIGHTS).write_bytes(b"altered")
+    refuses(preset, "incomplete or was altered")
 
 
 def test_two_downloads_at_a_time(served, monkeypatch):
