@@ -101,6 +101,51 @@ def test_train_refuses_a_folder_with_other_settings(tool, trained, data_dir, pre
     assert before == {path: path.stat().st_mtime_ns for path in trained.iterdir()}
 
 
+def test_train_refuses_a_folder_with_another_architecture(tool, trained, data_dir, preset, capsys):
+    config = (preset / "config.json").read_text()
+    before = contents(trained)
+    (preset / "config.json").write_text(config.replace('"width": 4', '"width": 5'))
+    try:
+        with pytest.raises(SystemExit):
+            train(tool, trained, data_dir, preset)
+    finally:
+        (preset / "config.json").write_text(config)
+    assert "other settings" in capsys.readouterr().err
+    assert contents(trained) == before
+
+
+def test_train_refuses_a_folder_that_is_no_training_s(tool, tmp_path, data_dir, preset, capsys):
+    (tmp_path / "model.keras").write_text("precious")
+    with pytest.raises(SystemExit):
+        train(tool, tmp_path, data_dir, preset)
+    assert "holds what is no training" in capsys.readouterr().err
+    assert contents(tmp_path) == {"model.keras": b"precious"}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ["--dataset", "digitss"],
+        ["--dataset", "digits", "--arguments", '{"level": 1}'],
+        ["--dataset", "digits", "--arguments", "[1]"],
+        ["--dataset", "digits", "--augmentation", '{"flipp": true}'],
+    ],
+)
+def test_train_leaves_no_folder_of_what_it_refuses(tool, tmp_path, data_dir, wrong):
+    with pytest.raises((ValueError, TypeError, SystemExit)):
+        tool("train", "--run", tmp_path / "run", "--data_dir", data_dir, *wrong)
+    assert not (tmp_path / "run").exists()
+
+
+def test_train_keeps_a_preset_s_own_precision(tool, tmp_path, data_dir, preset):
+    other = shutil.copytree(preset, tmp_path / "preset")
+    config = json.loads((other / "config.json").read_text())
+    config["config"]["dtype"] = "float64"
+    (other / "config.json").write_text(json.dumps(config))
+    train(tool, tmp_path / "run", data_dir, other, "--epochs", 1)
+    assert keras.models.load_model(tmp_path / "run" / "model.keras").compute_dtype == "float64"
+
+
 def test_train_validates_and_keeps_the_average(tool, trained, tmp_path, data_dir, preset):
     """It is far behind; by it the first epoch, which trains alike, is worse."""
     recipe = json.loads((preset / "recipe.json").read_text())
@@ -198,6 +243,33 @@ def test_augmentation_mirrors_and_moves(data_dir, monkeypatch):
     np.testing.assert_array_equal(images(flip=True), flipped)
 
 
+def test_train_stopped_between_log_and_backup(
+    tool, trained, tmp_path, data_dir, preset, monkeypatch
+):
+    back_up = keras.callbacks.BackupAndRestore.on_epoch_end
+
+    def stop(self, epoch, logs=None):
+        if epoch == 1:
+            raise KeyboardInterrupt
+        back_up(self, epoch, logs)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(keras.callbacks.BackupAndRestore, "on_epoch_end", stop)
+        train(tool, tmp_path / "run", data_dir, preset)
+    best = keras.models.load_model(tmp_path / "run" / "model.keras").get_weights()
+    train(tool, tmp_path / "run", data_dir, preset)
+    assert losses(tmp_path / "run", "epoch") == [0, 1, 1]
+    np.testing.assert_allclose(losses(tmp_path / "run")[1:], [losses(trained)[1]] * 2, rtol=1e-4)
+    kept = keras.models.load_model(tmp_path / "run" / "model.keras").get_weights()
+    for actual, expected in zip(kept, best, strict=True):
+        np.testing.assert_allclose(actual, expected, rtol=1e-3, atol=1e-4)
+
+    monkeypatch.syspath_prepend(TOOLS)
+    import publish
+
+    assert publish.time_of(tmp_path / "run" / "log.csv")["epochs"] == 2
+
+
 @pytest.fixture
 def copy(preset, tmp_path):
     return shutil.copytree(preset, tmp_path / "zoo" / "copy")
@@ -233,7 +305,7 @@ def test_publish_makes_a_preset_that_evaluate_confirms(tool, trained, copy, data
 
 
 def contents(folder):
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
 
 
 def test_publish_replaces_weights_by_better_ones_only(tool, trained, copy, data_dir):
@@ -316,7 +388,7 @@ def test_export_makes_what_tf_serving_mounts(tool, trained, tmp_path, capsys):
     served = tmp_path / "served"
     served.mkdir()
     (served / "models.config").write_text(
-        'model_config_list { config { name: "other" base_path: "/models/other" } }'
+        '# Ours.\nmodel_config_list { config { name: "other" base_path: "/models/other" } }'
     )
     for version in ("1", "2"):
         tool("export", trained / "model.keras", "--output", served / "digits")
@@ -336,18 +408,70 @@ def test_export_makes_what_tf_serving_mounts(tool, trained, tmp_path, capsys):
     config = text_format.Parse((served / "models.config").read_text(), ModelServerConfig())
     names = [(model.name, model.base_path) for model in config.model_config_list.config]
     assert names == [("other", "/models/other"), ("digits", "/models/digits")]
+    assert (served / "models.config").read_text().startswith("# Ours.\n")
     assert "max_batch_size" in (served / "batching.config").read_text()
     assert sorted(path.name for path in served.iterdir()) == [
         *("batching.config", "digits", "models.config")
     ]
 
 
-def test_export_leaves_a_file_alone_that_is_no_configuration(tool, trained, tmp_path):
-    (tmp_path / "models.config").write_text("no configuration")
-    with pytest.raises(SystemExit, match="is not a configuration of TF Serving"):
+def test_sample_refuses_what_it_cannot_draw(tool, tmp_path, capsys):
+    keras_flows.Flow(keras_flows.layers.DiagonalScaling(), (1,)).save(tmp_path / "line.keras")
+    for arguments, words in (
+        (["realnvp_moons", "--label", 3], "--label is of a class-conditional model"),
+        ([tmp_path / "line.keras"], "draws single numbers"),
+    ):
+        with pytest.raises(SystemExit):
+            tool("sample", *arguments, "--output", tmp_path / "samples.png")
+        assert words in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="nowhere.keras"):
+        tool("sample", tmp_path / "nowhere.keras", "--output", tmp_path / "samples.png")
+    assert not (tmp_path / "samples.png").exists()
+
+
+@pytest.mark.parametrize("text", ["", "# Ours.\n", "model_config_list {} # Ours."])
+def test_export_starts_a_configuration(tool, trained, tmp_path, text):
+    (tmp_path / "models.config").write_text(text)
+    tool("export", trained / "model.keras", "--output", tmp_path / 'the "digits"')
+    written = (tmp_path / "models.config").read_text()
+    (model,) = text_format.Parse(written, ModelServerConfig()).model_config_list.config
+    assert (model.name, model.base_path) == ('the "digits"', '/models/the "digits"')
+    assert ("# Ours." in written) == ("# Ours." in text)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("no configuration", "is not a configuration of TF Serving"),
+        ("model_config_list {} # {}", "cannot be extended.*\n  config {\n    name: "),
+        ("custom_model_config {}", "cannot be extended"),
+    ],
+)
+def test_export_leaves_a_file_alone_that_it_cannot_extend(tool, trained, tmp_path, text, words):
+    (tmp_path / "models.config").write_text(text)
+    with pytest.raises(SystemExit, match=words):
         tool("export", trained / "model.keras", "--output", tmp_path / "digits")
-    assert (tmp_path / "models.config").read_text() == "no configuration"
+    assert (tmp_path / "models.config").read_text() == text
     assert not (tmp_path / "digits").exists()
+
+
+def test_two_exports_at_a_time(tool, trained, tmp_path, monkeypatch):
+    """The first reads models.config, the second writes it, and only then does the first."""
+    export, names = keras_flows.Flow.export, iter(["second", None])
+
+    def after_another(self, path):
+        if name := next(names):
+            tool("export", trained / "model.keras", "--output", tmp_path / name)
+        export(self, path)
+
+    monkeypatch.setattr(keras_flows.Flow, "export", after_another)
+    tool("export", trained / "model.keras", "--output", tmp_path / "first")
+    written = (tmp_path / "models.config").read_text()
+    models = text_format.Parse(written, ModelServerConfig()).model_config_list.config
+    assert [model.name for model in models] == ["second", "first"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        *("batching.config", "first", "models.config", "second")
+    ]
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ also be a preset's name.
 
 import argparse
 import json
+import os
 import pathlib
 
 import models
@@ -33,11 +34,15 @@ def main():
     )
     options = parser.parse_args()
     output = options.output.absolute()
-    config = add_to_config(output)
+    with_model(output)  # refuses a file that it could not extend before the work is done
 
     version = output / str(next_version(output))
     models.load(options.model).export(version)
-    (output.parent / "models.config").write_text(config)
+    # Read again: meanwhile another export may have added its model.
+    config = output.parent / "models.config"
+    scratch = config.with_name(f".{config.name}-{os.getpid()}")
+    scratch.write_text(with_model(output))
+    os.replace(scratch, config)
     batching = output.parent / "batching.config"
     if not batching.exists():
         batching.write_text(BATCHING)
@@ -77,22 +82,36 @@ def next_version(folder):
     return max(versions, default=0) + 1
 
 
-def add_to_config(folder):
+def with_model(folder):
     """The text of models.config beside `folder` with its model in it; the rest stays as it is."""
     path = folder.parent / "models.config"
-    config = model_server_config_pb2.ModelServerConfig()
-    if path.exists():
-        try:
-            text_format.Parse(path.read_text(), config)
-        except text_format.ParseError as error:
-            raise SystemExit(f"{path} is not a configuration of TF Serving: {error}") from error
+    text = path.read_text() if path.exists() else ""
+    try:
+        config = _parse(text)
+    except text_format.ParseError as error:
+        raise SystemExit(f"{path} is not a configuration of TF Serving: {error}") from error
     models = config.model_config_list.config
-    if folder.name not in [model.name for model in models]:
-        models.add(
-            name=folder.name, base_path=f"/models/{folder.name}", model_platform="tensorflow"
-        )
-        return text_format.MessageToString(config)
-    return path.read_text()
+    if folder.name in [model.name for model in models]:
+        return text
+    if not config.WhichOneof("config"):
+        text += "model_config_list {\n}\n"
+    model = models.add(
+        name=folder.name, base_path=f"/models/{folder.name}", model_platform="tensorflow"
+    )
+    # As text, in front of the last brace: what else is in the file may be comments.
+    entry = f"  config {{\n{text_format.MessageToString(model, indent=4)}  }}\n"
+    before, brace, after = text.rpartition("}")
+    text = f"{before.rstrip()}\n{entry}{brace}{after}"
+    try:
+        if _parse(text) == config:
+            return text
+    except text_format.ParseError:
+        pass
+    raise SystemExit(f"{path} cannot be extended. Add to its model_config_list:\n{entry}")
+
+
+def _parse(text):
+    return text_format.Parse(text, model_server_config_pb2.ModelServerConfig())
 
 
 def _tensors(specs):

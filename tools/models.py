@@ -9,9 +9,9 @@ HELP = "a .keras file, or the name or folder of a preset"
 
 
 def load(name):
-    if name.endswith(".keras"):
-        return keras.models.load_model(name)
     try:
+        if name.endswith(".keras"):
+            return keras.models.load_model(name)
         return keras_flows.Flow.from_preset(name)
     except ValueError as error:
         raise SystemExit(str(error)) from error

@@ -34,6 +34,7 @@ from keras_flows import __version__, presets
 
 HALF_LOSS = 0.001  # bits/dim
 GAIN = 0.02  # bits/dim, for which new weights are worth their place in the repository's history
+FIRST = 32  # test examples
 
 
 def main():
@@ -73,6 +74,7 @@ def main():
                 "dataset": recipe["dataset"],
                 "split": recipe.get("test_split", "test"),
                 **figures(model, bits, nats, metric),
+                **of_first_examples(model, data),
                 "date": datetime.date.today().isoformat(),
                 "machine": options.machine,
                 **training,
@@ -85,7 +87,8 @@ def main():
         (copy / presets.SAMPLES).write_bytes(picture(model))
         presets.write_json(copy / presets.METADATA, metadata)
         (copy / presets.CARD).write_text(card.card(copy))
-        for path in copy.iterdir():
+        # What promises the weights comes last.
+        for path in sorted(copy.iterdir(), key=lambda path: path.name == presets.METADATA):
             os.replace(path, folder / path.name)
     print(f"{options.preset}: {bits:.4f} bits/dim, {nats:.3f} nats, in {folder}")
 
@@ -97,6 +100,8 @@ def check_recipe(parser, run, folder, recipe):
         parser.error(f"the recipe of {folder.name} must name what its card does: {missing}")
     command = ["--preset", str(folder), "--run", str(run)]
     settings = train.settings(train.parse(train.flags(), command))
+    if not (run / train.SETTINGS).exists():
+        parser.error(f"{run} is no folder of a training: it has no {train.SETTINGS}")
     recorded = json.loads((run / train.SETTINGS).read_text())
     other = {
         name: recorded.get(name)
@@ -134,6 +139,15 @@ def figures(model, bits, nats, metric):
     }
 
 
+def of_first_examples(model, data):
+    """Bits/dim of the bins' centres, without noise: what a test can check in seconds."""
+    x, labels, _ = keras.utils.unpack_x_y_sample_weight(next(iter(data)))
+    labels = labels[:FIRST] if model.num_classes is not None else None
+    log_prob = model.log_prob(x[:FIRST], labels).numpy()
+    bits = -float(log_prob.mean()) / (model.size * math.log(2))
+    return {f"first_{FIRST}_bits_per_dim": round(bits, 4)}
+
+
 def picture(model):
     """64 images, small ones enlarged, or many points."""
     if not model.is_image:
@@ -166,7 +180,7 @@ def time_of(log):
         round(sum(float(row[key]) for row in rows) / 60, 1) for key in ("seconds", "cpu_seconds")
     )
     return {
-        "epochs": len(rows),
+        "epochs": len({row["epoch"] for row in rows}),  # one that was stopped may be there twice
         "training_minutes": minutes,
         "training_core_minutes": core_minutes,
     }

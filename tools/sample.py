@@ -25,6 +25,10 @@ def main():
     options = parser.parse_args()
 
     model = models.load(options.model)
+    if options.label is not None and model.num_classes is None:
+        parser.error(f"--label is of a class-conditional model, which {options.model} is not")
+    if model.size == 1:
+        parser.error(f"{options.model} draws single numbers, of which there is no picture")
     options.output.write_bytes(
         picture(
             *(model, options.n, options.temperature, options.label, options.seed),

@@ -15,8 +15,10 @@ machines that the environment variable TF_CONFIG lists; the same command is star
 """
 
 import argparse
+import copy
 import csv
 import json
+import math
 import pathlib
 import sys
 import time
@@ -52,7 +54,7 @@ def main():
             f"{strategy.num_replicas_in_sync}. Received: {options.batch_size}"
         )
     if distribute.is_chief(strategy):
-        record_settings(parser, options)
+        check_run(parser, options)
     try:
         train(options, strategy)
     except ConnectionError as error:
@@ -66,7 +68,7 @@ def flags():
     model = parser.add_mutually_exclusive_group()
     model.add_argument("--preset", help="name or folder of a preset, its model and its recipe")
     model.add_argument("--model", default="Glow", choices=sorted(keras_flows.zoo.__all__))
-    parser.add_argument("--arguments", default={}, type=json.loads, help="the model's, as JSON")
+    parser.add_argument("--arguments", default={}, type=json_object, help="the model's, as JSON")
     parser.add_argument("--dataset", help="a TFDS name, digits or moons")
     parser.add_argument("--data_dir", help="where TFDS keeps prepared data")
     parser.add_argument("--train_split", default="train[:95%]")
@@ -81,7 +83,7 @@ def flags():
     parser.add_argument("--average", type=float, help="momentum of an average of the weights")
     parser.add_argument("--clip", type=float, help="the gradients' global norm, per example")
     parser.add_argument(
-        "--augmentation", default={}, type=json.loads, help="JSON; see augmentation.py"
+        "--augmentation", default={}, type=json_object, help="JSON; see augmentation.py"
     )
     parser.add_argument("--dtype", help='policy of the model, such as "mixed_bfloat16"')
     parser.add_argument("--seed", type=int, default=0)
@@ -126,19 +128,22 @@ def start_workers(count):
     return max(map(abs, cluster.run_workers(command, count)))
 
 
-def record_settings(parser, options):
-    """Refuses a folder that holds a training with other settings."""
-    text = json.dumps(settings(options), indent=2)
-    options.run.mkdir(parents=True, exist_ok=True)
+def check_run(parser, options):
+    """Refuses a folder that holds a training with other settings, or what is no training."""
     recorded = options.run / SETTINGS
-    if recorded.exists() and recorded.read_text() != text:
-        parser.error(f"{options.run} holds a training with other settings: {recorded}")
-    recorded.write_text(text)
+    if recorded.exists():
+        if json.loads(recorded.read_text()) != settings(options):
+            parser.error(f"{options.run} holds a training with other settings: {recorded}")
+    elif options.run.exists() and any(options.run.iterdir()):
+        parser.error(f"{options.run} holds what is no training of this tool: no {SETTINGS}")
 
 
 def settings(options):
     """All that decides the course of a training; where it runs does not."""
-    return {name: value for name, value in vars(options).items() if name not in WHERE}
+    values = {name: value for name, value in vars(options).items() if name not in WHERE}
+    if options.preset is not None:
+        values["config"] = presets.read(options.preset, presets.CONFIG)
+    return values
 
 
 def train(options, strategy):
@@ -148,8 +153,9 @@ def train(options, strategy):
     with strategy.scope():
         model, labels = None, "num_classes" in options.arguments
         if options.preset is not None:
+            dtype = {} if options.dtype is None else {"dtype": options.dtype}
             model = keras_flows.Flow.from_preset(
-                options.preset, load_weights=False, seed=options.seed, dtype=options.dtype
+                options.preset, load_weights=False, seed=options.seed, **dtype
             )
             labels = model.num_classes is not None
     training, validation = (
@@ -170,10 +176,13 @@ def train(options, strategy):
                 tuple(spec.shape[1:]), seed=options.seed, dtype=options.dtype, **options.arguments
             )
         model.compile(make_optimizer(options, int(training.cardinality())))
-    if distribute.is_chief(strategy):
-        model.summary()
     if options.augmentation:
         training = augmentation.augmented(training, options.seed, **options.augmentation)
+    if distribute.is_chief(strategy):
+        model.summary()
+        # Only now, so that nothing which was refused above has a folder.
+        options.run.mkdir(parents=True, exist_ok=True)
+        presets.write_json(options.run / SETTINGS, settings(options))
     average = keras.callbacks.SwapEMAWeights() if options.average is not None else None
     model.fit(
         training,
@@ -182,7 +191,7 @@ def train(options, strategy):
         callbacks=[
             Seconds(),
             *([average] if average else []),  # by which the model is validated
-            # Before the backup: if it is stopped in between, the epoch comes again.
+            # These two before the backup: if it is stopped in between, the epoch comes again.
             BestModel(
                 average,
                 options.run / "model.keras",
@@ -190,12 +199,12 @@ def train(options, strategy):
                 save_best_only=True,
                 initial_value_threshold=best_so_far(options.run / "log.csv"),
             ),
+            keras.callbacks.CSVLogger(options.run / "log.csv", append=True),
             # Kept, so that a finished training started again has nothing left to do; two of them,
             # as it may be stopped while it writes one.
             keras.callbacks.BackupAndRestore(
                 options.run / "backup", double_checkpoint=True, delete_checkpoint=False
             ),
-            keras.callbacks.CSVLogger(options.run / "log.csv", append=True),
             keras.callbacks.TerminateOnNaN(),
         ],
     )
@@ -212,7 +221,7 @@ def make_optimizer(options, steps_per_epoch):
         warmup_target=options.learning_rate,
         warmup_steps=max(1, int(warmup_epochs * steps_per_epoch)),
     )
-    optimizer = keras.optimizers.get(options.optimizer)
+    optimizer = keras.optimizers.get(copy.deepcopy(options.optimizer))  # Keras changes it
     config = optimizer.get_config() | {"learning_rate": rate, "global_clipnorm": options.clip}
     if options.average is not None:
         config |= {"use_ema": True, "ema_momentum": options.average}
@@ -249,6 +258,13 @@ class BestModel(keras.callbacks.ModelCheckpoint):
             self.average.on_test_end()
 
 
+def json_object(text):
+    value = json.loads(text)
+    if not isinstance(value, dict):
+        raise ValueError(text)  # which argparse tells, by the name of this function
+    return value
+
+
 def json_or_name(text):
     return json.loads(text) if text.startswith("{") else text
 
@@ -258,7 +274,8 @@ def best_so_far(log):
     if not log.exists():
         return None
     with open(log) as rows:
-        return min((float(row["val_loss"]) for row in csv.DictReader(rows)), default=None)
+        losses = [float(row["val_loss"]) for row in csv.DictReader(rows)]
+    return min((loss for loss in losses if not math.isnan(loss)), default=None)
 
 
 if __name__ == "__main__":
