@@ -137,13 +137,16 @@ def test_train_leaves_no_folder_of_what_it_refuses(tool, tmp_path, data_dir, wro
     assert not (tmp_path / "run").exists()
 
 
-def test_train_keeps_a_preset_s_own_precision(tool, tmp_path, data_dir, preset):
-    other = shutil.copytree(preset, tmp_path / "preset")
-    config = json.loads((other / "config.json").read_text())
+def test_train_keeps_a_preset_s_own_precision(tool, tmp_path, data_dir, preset, monkeypatch):
+    config = json.loads((preset / "config.json").read_text())
     config["config"]["dtype"] = "float64"
+    other = shutil.copytree(preset, tmp_path / "preset")
     (other / "config.json").write_text(json.dumps(config))
-    train(tool, tmp_path / "run", data_dir, other, "--epochs", 1)
-    assert keras.models.load_model(tmp_path / "run" / "model.keras").compute_dtype == "float64"
+    seen = []
+    monkeypatch.setattr(keras_flows.Flow, "fit", lambda self, *_, **__: seen.append(self))
+    train(tool, tmp_path / "own", data_dir, other)
+    train(tool, tmp_path / "flag", data_dir, other, "--dtype", "float32")
+    assert [model.compute_dtype for model in seen] == ["float64", "float32"]
 
 
 def test_train_validates_and_keeps_the_average(tool, trained, tmp_path, data_dir, preset):
