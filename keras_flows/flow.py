@@ -151,8 +151,9 @@ class Flow(ConstructorConfig, DistributedModel):
                 one layer in two places.
         """
         self._check_adapted("save_to_preset")
+        config = preset_folders.config_of(self)  # by all workers: it makes variables
         if distribute.is_chief(self.distribute_strategy):
-            preset_folders.save(self, preset_dir)
+            preset_folders.save(self, config, preset_dir)
 
     # Inference.
 

@@ -83,14 +83,19 @@ def load(cls, preset, load_weights=True, **arguments):
     return model
 
 
-def save(flow, folder):
-    """Writes `flow` as a preset; see `Flow.save_to_preset`."""
+def config_of(flow):
+    """The config of `flow`, which must be all that it takes to make it again, as `load` will."""
     config = flow.get_config()
-    _check_trusted(config, "The model")  # or it could not be loaded again
+    _check_trusted(config, "The model")
     if type(flow).from_config(config).count_params() != flow.count_params():
         raise ValueError(
             "The model has a layer in two places, which no config tells: give each its own."
         )
+    return config
+
+
+def save(flow, config, folder):
+    """Writes `flow` and its config as a preset; see `Flow.save_to_preset`."""
     with new_folder(folder, "preset_dir") as scratch:
         scratch = pathlib.Path(scratch)
         flow.save_weights(scratch / WEIGHTS)
