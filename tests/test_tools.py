@@ -433,13 +433,15 @@ def test_sample_refuses_what_it_cannot_draw(tool, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("text", ["", "# Ours.\n", "model_config_list {} # Ours."])
-def test_export_starts_a_configuration(tool, trained, tmp_path, text):
+def test_export_starts_a_configuration(tmp_path, text, monkeypatch):
+    monkeypatch.syspath_prepend(TOOLS)
+    import export
+
     (tmp_path / "models.config").write_text(text)
-    tool("export", trained / "model.keras", "--output", tmp_path / 'the "digits"')
-    written = (tmp_path / "models.config").read_text()
-    (model,) = text_format.Parse(written, ModelServerConfig()).model_config_list.config
+    extended = export.with_model(tmp_path / 'the "digits"')
+    (model,) = text_format.Parse(extended, ModelServerConfig()).model_config_list.config
     assert (model.name, model.base_path) == ('the "digits"', '/models/the "digits"')
-    assert ("# Ours." in written) == ("# Ours." in text)
+    assert ("# Ours." in extended) == ("# Ours." in text)
 
 
 @pytest.mark.parametrize(
