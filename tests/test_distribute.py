@@ -183,7 +183,8 @@ def logged(run):
     return [[float(row[key]) for key in row if "seconds" not in key] for row in rows]
 
 
-@pytest.mark.parametrize("victim", [1, pytest.param(0, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [1, 0])
 def test_training_goes_on_after_a_worker_was_killed(victim, tmp_path, run_here):
     with open(tmp_path / "killed.log", "w") as log:
         command = train_command(tmp_path / "run", tmp_path, "--strategy", "multi_worker")
