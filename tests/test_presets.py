@@ -100,12 +100,12 @@ def test_a_flow_of_one_s_own(tmp_path):
     np.testing.assert_array_equal(Flow.from_preset(tmp_path / "own").log_prob(x), flow.log_prob(x))
 
 
-def test_states_that_are_no_weights_come_along(tmp_path):
+def test_states_that_are_no_weights_do_not_count(tmp_path):
     network = keras.Sequential([keras.layers.Dense(4), keras.layers.Dropout(0.5, seed=1)])
     flow = Flow(layers.AffineCoupling(network), (6,))
     x = np.ones((2, 6), "float32")
     flow.compile("adam")
-    flow.fit(x, verbose=0)  # the optimizer's are saved, too
+    flow.fit(x, verbose=0)  # the optimizer's are in the file, the Dropout's are not
     flow.save_to_preset(tmp_path / "own")
     np.testing.assert_array_equal(Flow.from_preset(tmp_path / "own").log_prob(x), flow.log_prob(x))
 

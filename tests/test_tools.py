@@ -123,16 +123,16 @@ def test_train_refuses_a_folder_that_is_no_training_s(tool, tmp_path, data_dir, 
 
 
 @pytest.mark.parametrize(
-    "wrong",
+    ("wrong", "error", "words"),
     [
-        ["--dataset", "digitss"],
-        ["--dataset", "digits", "--arguments", '{"level": 1}'],
-        ["--dataset", "digits", "--arguments", "[1]"],
-        ["--dataset", "digits", "--augmentation", '{"flipp": true}'],
+        (["--dataset", "digitss"], ValueError, "digitss"),
+        (["--dataset", "digits", "--arguments", '{"level": 1}'], ValueError, "level"),
+        (["--dataset", "digits", "--arguments", "[1]"], SystemExit, "2"),
+        (["--dataset", "digits", "--augmentation", '{"flipp": true}'], TypeError, "flipp"),
     ],
 )
-def test_train_leaves_no_folder_of_what_it_refuses(tool, tmp_path, data_dir, wrong):
-    with pytest.raises((ValueError, TypeError, SystemExit)):
+def test_train_leaves_no_folder_of_what_it_refuses(tool, tmp_path, data_dir, wrong, error, words):
+    with pytest.raises(error, match=words):
         tool("train", "--run", tmp_path / "run", "--data_dir", data_dir, *wrong)
     assert not (tmp_path / "run").exists()
 
