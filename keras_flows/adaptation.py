@@ -1,4 +1,4 @@
-"""Data-dependent initialisation: the state of being in `adapt`.
+"""Data-dependent initialisation: the state of being in `adapt`, and ActNorm's initial weights.
 
 `Bijection.adapt` is one eager forward pass with `adapting()` on. A layer whose initial weights
 depend on the data asks `is_adapting()` and sets them before it computes, so that each layer sees
@@ -7,6 +7,14 @@ what the layers before it, already adapted, hand on - inside conditioner network
 
 import contextlib
 import contextvars
+
+from keras import ops
+
+from keras_flows import distribute
+
+# The factor in exp(3 * log_scale) and the floor under the standard deviation, as Glow released them.
+LOG_SCALE_FACTOR = 3.0
+EPSILON = 1e-6
 
 _adapting = contextvars.ContextVar("keras_flows_adapting", default=False)
 
@@ -23,3 +31,10 @@ def adapting():
 
 def is_adapting():
     return _adapting.get()
+
+
+def normalize_channels(bias, log_scale, x):
+    """Sets both so that (x + bias) exp(3 log_scale) has mean 0 and deviation 1 by channel."""
+    mean, variance = distribute.channel_moments(ops.cast(x, bias.dtype))
+    bias.assign(-mean)
+    log_scale.assign(-ops.log(ops.sqrt(variance) + EPSILON) / LOG_SCALE_FACTOR)

@@ -3,7 +3,7 @@
 import keras
 import tensorflow as tf
 
-from keras_flows import distribute
+from keras_flows import distribute, private
 
 # Callbacks that write files.
 _WRITERS = (
@@ -22,7 +22,7 @@ _LOST = (
 )
 
 
-class DistributedModel(keras.Model):
+class DistributedModel(private.BuiltByConstructor, keras.Model):
     """A `keras.Model` that its constructor builds, and that learns on many devices as on one.
 
     Make and compile it within `strategy.scope()`; a `MirroredStrategy` or a
@@ -103,14 +103,9 @@ class DistributedModel(keras.Model):
         if tf.distribute.get_strategy().num_replicas_in_sync > 1:
             reduced = iter(distribute.global_sum([g for g in gradients if g is not None]))
             gradients = [g if g is None else next(reduced) for g in gradients]
-            # Keras would clip each replica's gradients, look for infinities in them, and sum last.
-            optimizer = self.optimizer
-            while hasattr(optimizer, "inner_optimizer"):
-                optimizer = optimizer.inner_optimizer
-            optimizer._all_reduce_sum_gradients = lambda gradients_and_weights: (
-                gradients_and_weights
-            )
-        self.optimizer.apply(gradients, self.trainable_weights)
+            private.apply_reduced_gradients(self.optimizer, gradients, self.trainable_weights)
+        else:
+            self.optimizer.apply(gradients, self.trainable_weights)
 
     def get_metrics_result(self):
         """As in Keras; in a replica, those of all replicas."""
@@ -127,11 +122,6 @@ class DistributedModel(keras.Model):
             # Keras takes the mean over axis 0, which a scalar has not.
             results = {name: tf.reshape(result, [1]) for name, result in results.items()}
         return results
-
-    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
-        # There is nothing to build; and Keras' own reads a batch, of which it takes the mean over
-        # replicas, as if they all had examples, and as many.
-        pass
 
     def _verbose(self, verbose):
         return verbose if distribute.is_chief(self.distribute_strategy) else 0
@@ -176,4 +166,5 @@ class _StartAsTheChief(keras.callbacks.Callback):
             # One by one, as copies of all of them together may not fit into memory.
             for variable in [*model.weights, *model.optimizer.variables]:
                 variable.assign(tf.cast(of_the_chief(variable), variable.dtype))
-            model._initial_epoch = int(of_the_chief(model._initial_epoch or 0))
+            epoch = private.get_initial_epoch(model) or 0
+            private.set_initial_epoch(model, int(of_the_chief(epoch)))

@@ -6,7 +6,7 @@ import warnings
 import tensorflow as tf
 
 from keras_flows.folders import new_folder
-from keras_flows.repeatable import supply
+from keras_flows.precomputation import leaves_of, supply
 
 
 def export(flow, path):
@@ -61,11 +61,11 @@ def _signatures(flow):
 
     # Each direction is traced once, and shared by the signatures that need it. What it makes of
     # the weights alone, the inverse of a matrix for instance, is computed here, not when served.
-    precomputed = _precompute(flow.bijection)
+    leaves = leaves_of(flow.bijection)
+    precomputed = _precompute(leaves)
 
     def using_precomputed(inverse):
-        values = tf.nest.map_structure(tf.identity, precomputed[inverse])
-        return supply([flow.bijection], [values], inverse)
+        return supply(leaves, tf.nest.map_structure(tf.identity, precomputed[inverse]), inverse)
 
     @tf.function(autograph=False)
     def forward(x, *labels):
@@ -162,13 +162,16 @@ def _write_warmup(model_name, signatures, folder):
             file.write(log.SerializeToString())
 
 
-def _precompute(bijection):
-    """What each direction, [forward, inverse], makes of the weights alone, as variables.
+def _precompute(leaves):
+    """What they make of their weights alone for each direction, [forward, inverse], as variables.
 
     They share what is equal, the kernels of the couplings' networks above all.
     """
     # In one graph, where TensorFlow computes once what both ask for.
-    both = tf.function(lambda: [bijection.precompute(i) for i in (False, True)], autograph=False)
+    both = tf.function(
+        lambda: [[leaf.precompute(inverse) for leaf in leaves] for inverse in (False, True)],
+        autograph=False,
+    )
     variables = {}
 
     def variable(tensor):

@@ -3,6 +3,8 @@
 import keras
 import tensorflow as tf
 
+from keras_flows.private import datasets_of
+
 
 class SetEpoch(keras.callbacks.Callback):
     """Tells the shuffled datasets of `data.load` which epoch begins.
@@ -25,4 +27,4 @@ def _epochs(datasets):
         if hasattr(data, "epoch"):
             yield data.epoch
         elif isinstance(data, tf.data.Dataset):
-            yield from _epochs(data._inputs())
+            yield from _epochs(datasets_of(data))

@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 from keras_flows import Flow, layers, networks, zoo
-from keras_flows.repeatable import flatten_layers
+from keras_flows.private import flatten_layers
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (6, 4, 4, 1), dtype="uint8")

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from keras_flows import layers, zoo
-from keras_flows.repeatable import flatten_layers
+from keras_flows.private import flatten_layers
 
 MLP, CONV = {"depth": 2, "width": 4}, {"depth": 1, "width": 4}
 NICE = {**MLP, "num_hidden": 1}

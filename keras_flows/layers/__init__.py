@@ -1,4 +1,4 @@
-"""Bijections, each a Keras layer and a TFP bijector, and the convolution of Glow's networks."""
+"""Bijections, each a Keras layer and a TFP bijector, and what couplings are made of."""
 
 from keras_flows.layers.act_norm import ActNorm
 from keras_flows.layers.additive_coupling import AdditiveCoupling
@@ -11,11 +11,12 @@ from keras_flows.layers.invertible_conv1x1 import InvertibleConv1x1
 from keras_flows.layers.learned_prior import LearnedPrior
 from keras_flows.layers.logit import Logit
 from keras_flows.layers.multi_scale import MultiScale
+from keras_flows.layers.partition import Partition
 from keras_flows.layers.permute import Permute
 from keras_flows.layers.repeat import Repeat
 from keras_flows.layers.rescale import Rescale
-from keras_flows.layers.scaled_conv2d import ScaledConv2D
 from keras_flows.layers.squeeze import Squeeze
+from keras_flows.networks.scaled_conv2d import ScaledConv2D
 
 __all__ = [
     "ActNorm",
@@ -29,6 +30,7 @@ __all__ = [
     "LearnedPrior",
     "Logit",
     "MultiScale",
+    "Partition",
     "Permute",
     "Repeat",
     "Rescale",

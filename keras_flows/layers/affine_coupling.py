@@ -2,8 +2,7 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from keras_flows.bijection import sum_over_event
-from keras_flows.inputs import check_one_of
+from keras_flows.arguments import check_one_of
 from keras_flows.layers.coupling import Coupling
 
 SCALES = ("sigmoid", "tanh", "exp")
@@ -17,11 +16,10 @@ class AffineCoupling(Coupling):
 
     RealNVP, section 3.2, and Glow, table 1. Both papers' released code shifts first, where the
     papers' text scales first. The output layer's channels are t in the first half and, in the
-    second, h, of which s is made. Shapes: (batch, D) or (batch, height, width, channels),
-    unchanged.
+    second, h, of which s is made. Shapes and errors: those of `Coupling`.
 
     Args:
-        network, partition, swap, output_layer: as for `AdditiveCoupling`; the output layer has two
+        network, partition, swap, output_layer: as for `Coupling`; the output layer has two
             channels for each channel that changes.
         scale: how s is bounded. "sigmoid": s = log sigmoid(h + 2) (Glow's code). "tanh":
             s = bound * tanh(h), with `bound` one learned scalar (RealNVP's code). "exp": s = h.
@@ -29,7 +27,7 @@ class AffineCoupling(Coupling):
             layer must not be zero-initialised, or neither of them learns.
 
     Raises:
-        ValueError: for an unknown scale or partition, or too few channels to divide.
+        ValueError: for an unknown scale.
     """
 
     parameters_per_channel = 2
@@ -66,21 +64,19 @@ class AffineCoupling(Coupling):
 
     def transform(self, x2, parameters):
         shift, log_scale = self._shift_and_log_scale(parameters)
-        return shift_and_scale(x2, shift, log_scale), sum_over_event(log_scale)
+        return shift_and_scale(x2, shift, log_scale), log_scale
 
     def inverse_transform(self, z2, parameters):
         shift, log_scale = self._shift_and_log_scale(parameters)
-        return z2 * ops.exp(-log_scale) - shift, -sum_over_event(log_scale)
+        return z2 * ops.exp(-log_scale) - shift, -log_scale
 
     def _shift_and_log_scale(self, parameters):
         shift, h = ops.split(parameters, 2, axis=-1)
         if self.scale == "sigmoid":
-            log_scale = ops.log_sigmoid(h + 2)
-        elif self.scale == "tanh":
-            log_scale = self.bound * ops.tanh(h)
-        else:
-            log_scale = h
-        return self._split.where_free(shift), self._split.where_free(log_scale)
+            return shift, ops.log_sigmoid(h + 2)
+        if self.scale == "tanh":
+            return shift, self.bound * ops.tanh(h)
+        return shift, h
 
 
 @tf.custom_gradient

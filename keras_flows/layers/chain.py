@@ -1,9 +1,6 @@
 import keras
 
-from keras_flows import adaptation
-from keras_flows.bijection import Bijection, check_bijections
-from keras_flows.layers.channel_affine import join_runs
-from keras_flows.repeatable import add_gradients, precomputed_weights, supply
+from keras_flows.bijection import Bijection, add_gradients, check_bijections
 
 
 @keras.saving.register_keras_serializable(package="keras_flows")
@@ -30,46 +27,23 @@ class Chain(Bijection):
             input_shape = layer.compute_output_shape(input_shape)
         return tuple(input_shape)
 
-    def precompute(self, inverse):
-        return [stage.precompute(inverse) for stage in self._stages()]
-
-    def precomputed_weights(self):
-        return precomputed_weights(self._stages())
-
     def forward_and_log_det(self, x, condition=None, training=False):
-        if adaptation.is_adapting():  # each layer to what it receives
-            methods = [layer.forward_and_log_det for layer in self.layers]
-            return _apply(methods, x, condition, training)
-        stages = self._stages()
-        with supply(stages, self.precomputed(inverse=False), inverse=False):
-            methods = [stage.forward_and_log_det for stage in stages]
-            return _apply(methods, x, condition, training)
+        total = 0.0
+        for layer in self.layers:
+            x, log_det = layer.forward_and_log_det(x, condition, training)
+            total = total + log_det
+        return x, total
 
     def inverse_and_log_det(self, z, condition=None, training=False):
-        stages = self._stages()
-        with supply(stages, self.precomputed(inverse=True), inverse=True):
-            methods = [stage.inverse_and_log_det for stage in reversed(stages)]
-            return _apply(methods, z, condition, training)
+        total = 0.0
+        for layer in reversed(self.layers):
+            z, log_det = layer.inverse_and_log_det(z, condition, training)
+            total = total + log_det
+        return z, total
 
     def backward(self, z, dz, dlog_det, sources, condition=None, training=False):
-        stages, total = self._stages(), [None] * len(sources)
-        with (
-            supply(stages, self.precomputed(inverse=False), inverse=False),
-            supply(stages, self.precomputed(inverse=True), inverse=True),
-        ):
-            for stage in reversed(stages):
-                z, dz, gradients = stage.backward(z, dz, dlog_det, sources, condition, training)
-                total = [add_gradients(*pair) for pair in zip(total, gradients)]
+        total = [None] * len(sources)
+        for layer in reversed(self.layers):
+            z, dz, gradients = layer.backward(z, dz, dlog_det, sources, condition, training)
+            total = [add_gradients(*pair) for pair in zip(total, gradients, strict=True)]
         return z, dz, total
-
-    def _stages(self):
-        """What is computed one after the other: the layers, runs of affine ones joined."""
-        return join_runs(self.layers)
-
-
-def _apply(methods, x, condition, training):
-    total = 0.0
-    for method in methods:
-        x, log_det = method(x, condition, training)
-        total = total + log_det
-    return x, total

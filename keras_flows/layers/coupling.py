@@ -1,20 +1,53 @@
-"""What additive and affine couplings share."""
+"""What all couplings share."""
 
 import keras
 import tensorflow as tf
 
-from keras_flows.bijection import Bijection
-from keras_flows.layers.partition import Partition
-from keras_flows.layers.scaled_conv2d import ScaledConv2D
-from keras_flows.repeatable import Repeatable, add_gradients, precomputed_weights, supply
+from keras_flows.arguments import require
+from keras_flows.bijection import Bijection, add_gradients, constant_log_det, sum_over_event
+from keras_flows.layers.partition import Roles, get_partition
+from keras_flows.networks.scaled_conv2d import ScaledConv2D
 
 
 class Coupling(Bijection):
-    """Changes one part of the input by a transform that takes its parameters from the other.
+    """Changes one part of the input by an elementwise transform with parameters from the other.
 
-    A network computes the parameters. A subclass says how many each changed channel takes, and
+    z1 = x1, z2 = f(x2; network(x1)); log_det is the sum of the logarithms of f's slopes.
+
+    A network computes the parameters; a subclass says how many each changed channel takes, and
     transforms. Network and transform stay apart: `parameters_of(x1)` evaluates the one, `transform`
-    and `inverse_transform` apply the other.
+    and `inverse_transform` are the other, and where the partition's parts keep the shape of x, what
+    a transform does in the other part's place is of no effect. Shapes: (batch, D), (batch, tokens,
+    channels) or (batch, height, width, channels), unchanged.
+
+    Args:
+        network: a Keras layer that keeps the rank (`networks.MLP`, `networks.ConvNet`,
+            `networks.ResNet` or your own); None leaves the output layer alone.
+        partition: "half", "even_odd", "checkerboard" (images), or a `Partition` of your own. Where
+            the partition has masks, as "checkerboard" does, the network's input has x1's as its
+            last channel.
+        swap: whether the two parts change roles.
+        output_layer: a Keras layer from the network's features to the parameters. By default
+            zero-initialised: a 3x3 `ScaledConv2D` for images, `Dense` for all else.
+
+    Raises:
+        ValueError: for an unknown partition, or an input with too few channels to divide.
+        TypeError: for a network or an output layer that is no Keras layer.
+
+    Example: a transform is two methods.
+
+    ```python
+    @keras.saving.register_keras_serializable(package="mine")
+    class SinhCoupling(keras_flows.layers.coupling.Coupling):
+        parameters_per_channel = 1
+
+        def transform(self, x2, parameters):
+            return ops.arcsinh(x2) + parameters, -0.5 * ops.log1p(x2 * x2)
+
+        def inverse_transform(self, z2, parameters):
+            x2 = ops.sinh(z2 - parameters)
+            return x2, 0.5 * ops.log1p(x2 * x2)
+    ```
     """
 
     parameters_per_channel = None
@@ -22,95 +55,97 @@ class Coupling(Bijection):
     def __init__(self, network, *, partition="half", swap=False, output_layer=None, **kwargs):
         super().__init__(**kwargs)
         for name, value in (("network", network), ("output_layer", output_layer)):
-            if value is not None and not isinstance(value, keras.layers.Layer):
-                raise TypeError(
-                    f"Argument `{name}` must be a Keras layer or None. Received: {name}={value!r}"
-                )
+            require(
+                value is None or isinstance(value, keras.layers.Layer),
+                f"Argument `{name}` must be a Keras layer or None",
+                error=TypeError,
+                **{name: value},
+            )
         self.network = network
         self.partition = partition
         self.swap = swap
         self.output_layer = output_layer
-        Partition(partition, swap, (2, 2, 2))  # refuses an unknown name at once
+        self._roles = Roles(get_partition(partition, self.dtype_policy), swap)
+
+    def transform(self, x2, parameters):
+        """(z2, log_slope): new values, and log |dz2 / dx2| element by element; None is all zeros.
+
+        x2 has shape (batch, ..., channels), `parameters` `parameters_per_channel` times as many.
+        """
+        raise NotImplementedError
+
+    def inverse_transform(self, z2, parameters):
+        """(x2, log_slope), with log |dx2 / dz2|."""
+        raise NotImplementedError
 
     def build(self, input_shape):
-        self._split = Partition(self.partition, self.swap, input_shape[1:])
-        shape = (*input_shape[:-1], self._split.conditioner_channels)
+        shape, changed = self._roles.build(input_shape)
         if self.network is not None:
             if not self.network.built:
                 self.network.build(shape)
             # Unlike `compute_output_shape`, it is there for any layer that can be called.
             shape = self.network.compute_output_spec(keras.KerasTensor(shape)).shape
-        units = self.parameters_per_channel * self._split.sizes[1]
+        wanted = (*changed[:-1], self.parameters_per_channel * changed[-1])
         if self.output_layer is None:
-            self._default_output_layer = self._make_output_layer(units, is_image=len(shape) == 4)
+            self._default_output_layer = self._make_output_layer(wanted[-1], len(shape) == 4)
         if not self._output_layer.built:
             self._output_layer.build(shape)
         received = tuple(self._output_layer.compute_output_shape(shape))
-        if received != (*input_shape[:-1], units):
+        if received != wanted:
             raise ValueError(
-                f"Argument `output_layer` must map the network's features to {units} channels, "
-                f"shape {(*input_shape[:-1], units)}. Received: an output of shape {received}"
+                f"Argument `output_layer` must map the network's features to {wanted[-1]} "
+                f"channels, shape {wanted}. Received: an output of shape {received}"
             )
 
-    def precompute(self, inverse):
-        """What the network's layers, which know no direction, make of their weights."""
-        return [layer.precompute(inverse=False) for layer in self._repeatable_layers()]
-
-    def precomputed_weights(self):
-        return precomputed_weights(self._repeatable_layers())
-
     def forward_and_log_det(self, x, condition=None, training=False):
-        x1, x2 = self._split.split(x)
-        z2, log_det = self.transform(x2, self.parameters_of(x1, training))
-        return self._split.merge(x1, z2), log_det
+        x1, x2 = self._roles.split(x)
+        z2, log_det = self._where_free(self.transform, x2, self.parameters_of(x1, training))
+        return self._roles.merge(x1, z2), log_det
 
     def inverse_and_log_det(self, z, condition=None, training=False):
-        z1, z2 = self._split.split(z)
-        x2, log_det = self.inverse_transform(z2, self.parameters_of(z1, training, inverse=True))
-        return self._split.merge(z1, x2), log_det
+        z1, z2 = self._roles.split(z)
+        x2, log_det = self._where_free(self.inverse_transform, z2, self.parameters_of(z1, training))
+        return self._roles.merge(z1, x2), log_det
 
     def backward(self, z, dz, dlog_det, sources, condition=None, training=False):
         # x1 is z1: one evaluation of the network serves to invert and to differentiate.
-        z1, z2 = self._split.split(z)
-        dz1, dz2 = self._split.split(dz)
+        z1, z2 = self._roles.split(z)
+        dz1, dz2 = self._roles.split(dz)
         with tf.GradientTape() as network_tape:
             network_tape.watch([z1, *sources])
             parameters = self.parameters_of(z1, training)
-        x2, _ = self.inverse_transform(z2, parameters)
+        x2, _ = self._where_free(self.inverse_transform, z2, parameters)
         with tf.GradientTape() as transform_tape:
             transform_tape.watch([x2, parameters, *sources])
-            outputs = self.transform(x2, parameters)
+            outputs = self._where_free(self.transform, x2, parameters)
         dx2, dparameters, *gradients = transform_tape.gradient(
             outputs, [x2, parameters, *sources], [dz2, dlog_det]
         )
         dx1, *network_gradients = network_tape.gradient(parameters, [z1, *sources], dparameters)
-        gradients = [add_gradients(*pair) for pair in zip(gradients, network_gradients)]
-        x = self._split.merge(z1, x2)
-        return x, self._split.merge(add_gradients(dz1, dx1), dx2), gradients
+        pairs = zip(gradients, network_gradients, strict=True)
+        gradients = [add_gradients(*pair) for pair in pairs]
+        dx1 = add_gradients(dz1, None if dx1 is None else self._roles.where_kept(dx1))
+        return self._roles.merge(z1, x2), self._roles.merge(dx1, dx2), gradients
 
-    def parameters_of(self, x1, training=False, inverse=False):
+    def parameters_of(self, x1, training=False):
         """The output layer of the network of x1, in the bijection's dtype."""
-        features = self._split.conditioner_input(x1)
-        with supply(self._repeatable_layers(), self.precomputed(inverse), inverse=False):
-            if self.network is not None:
-                features = self.network(features, training=training)
-            parameters = self._output_layer(features, training=training)
+        features = self._roles.conditioner_input(x1)
+        if self.network is not None:
+            features = self.network(features, training=training)
+        parameters = self._output_layer(features, training=training)
         return keras.ops.cast(parameters, self.compute_dtype)
 
-    def transform(self, x2, parameters):
-        raise NotImplementedError
-
-    def inverse_transform(self, z2, parameters):
-        raise NotImplementedError
+    def _where_free(self, transform, x2, parameters):
+        """What a transform gives where x2 is, zeros elsewhere, and the sum of its log slopes."""
+        y2, log_slope = transform(x2, parameters)
+        y2 = self._roles.where_free(y2)
+        if log_slope is None:
+            return y2, constant_log_det(0, x2)
+        return y2, sum_over_event(self._roles.where_free(log_slope))
 
     @property
     def _output_layer(self):
         return self.output_layer or self._default_output_layer
-
-    def _repeatable_layers(self):
-        networks = [layer for layer in (self.network, self._output_layer) if layer is not None]
-        inner = [layer for network in networks for layer in network._flatten_layers()]
-        return [layer for layer in inner if isinstance(layer, Repeatable)]
 
     def _make_output_layer(self, units, is_image):
         """A layer that is zero at the start, so that the coupling starts near the identity."""

@@ -1,13 +1,16 @@
+import math
+
 import keras
 import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from keras_flows.layers.channel_affine import Affine, ChannelAffine
+from keras_flows.bijection import Bijection, constant_log_det
+from keras_flows.precomputation import Precomputes
 
 
 @keras.saving.register_keras_serializable(package="keras_flows")
-class InvertibleConv1x1(ChannelAffine):
+class InvertibleConv1x1(Precomputes, Bijection):
     """A learned invertible mixing of the channels, a random rotation at the start.
 
     z = x W at each position, W = P L (U + diag(sign * exp(log_s)));
@@ -15,8 +18,11 @@ class InvertibleConv1x1(ChannelAffine):
 
     Glow, section 3.2, equations (10) and (11): P is a fixed permutation, L unit lower and U
     strictly upper triangular, the signs fixed, so that W cannot become singular. The released code
-    learns W itself by default. Shapes: (batch, D) or (batch, height, width, channels), unchanged.
+    learns W itself by default. Shapes: (batch, D), (batch, tokens, channels) or
+    (batch, height, width, channels), unchanged.
     """
+
+    directed = True
 
     def build(self, input_shape):
         channels = input_shape[-1]
@@ -41,16 +47,29 @@ class InvertibleConv1x1(ChannelAffine):
         self.sign = weight("sign", np.sign(diagonal), trainable=False)
         self.permutation = weight("permutation", permutation, trainable=False)
 
-    def affine(self, inverse):
+    @property
+    def constant_weights(self):
+        return [self.sign, self.permutation]
+
+    def precompute(self, inverse):
+        """W, or its inverse, and the logarithm of its determinant."""
         lower, upper = self._triangles()
-        log_det = ops.sum(self.log_s)
-        if inverse:
-            matrix = tf.linalg.triangular_solve(lower, ops.transpose(self.permutation), lower=True)
-            matrix = tf.linalg.triangular_solve(upper, matrix, lower=False)
-            log_det = -log_det
-        else:
-            matrix = ops.matmul(self.permutation, ops.matmul(lower, upper))
-        return Affine(matrix, ops.zeros_like(self.log_s), log_det)
+        if not inverse:
+            return ops.matmul(self.permutation, ops.matmul(lower, upper)), ops.sum(self.log_s)
+        matrix = tf.linalg.triangular_solve(lower, ops.transpose(self.permutation), lower=True)
+        matrix = tf.linalg.triangular_solve(upper, matrix, lower=False)
+        return matrix, -ops.sum(self.log_s)
+
+    def forward_and_log_det(self, x, condition=None, training=False):
+        return self._multiply(x, *self.precomputed(inverse=False))
+
+    def inverse_and_log_det(self, z, condition=None, training=False):
+        return self._multiply(z, *self.precomputed(inverse=True))
+
+    def _multiply(self, x, matrix, log_det):
+        y = ops.matmul(ops.reshape(x, (-1, x.shape[-1])), matrix)
+        log_det = constant_log_det(math.prod(x.shape[1:-1]) * log_det, x)
+        return ops.reshape(y, (-1, *x.shape[1:])), log_det
 
     def assign_matrix(self, matrix):
         """Sets the weights to the factors of `matrix` (channels, channels), with z = x matrix."""

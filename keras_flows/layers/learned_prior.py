@@ -2,13 +2,14 @@ import keras
 import tensorflow as tf
 from keras import ops
 
+from keras_flows.adaptation import LOG_SCALE_FACTOR
 from keras_flows.bijection import Bijection, sum_over_event
-from keras_flows.layers.act_norm import LOG_SCALE_FACTOR
-from keras_flows.layers.scaled_conv2d import EdgePlaces
+from keras_flows.networks.edge_places import EdgePlaces
+from keras_flows.precomputation import Precomputes
 
 
 @keras.saving.register_keras_serializable(package="keras_flows")
-class LearnedPrior(Bijection):
+class LearnedPrior(Precomputes, Bijection):
     """A Gaussian prior with learned moments, as the affine map to the standard one.
 
     z = (x - mean) exp(-log_std); log_det = -sum(log_std).
@@ -17,8 +18,8 @@ class LearnedPrior(Bijection):
     images they also depend, within one cell of the border, on the place (the code computes them by
     a 3x3 convolution of a zero image with an edge bias). With `num_classes` a learned term for each
     class is added, (class_terms[label] + class_bias) exp(3 class_log_scale); `condition` is then
-    the labels, integers of shape (batch,). The identity at the start. Shapes: (batch, D) or
-    (batch, height, width, channels), unchanged.
+    the labels, integers of shape (batch,). The identity at the start. Shapes: (batch, D),
+    (batch, tokens, channels) or (batch, height, width, channels), unchanged.
 
     Raises:
         ValueError: if `num_classes` is given and `condition` is not.
@@ -61,15 +62,15 @@ class LearnedPrior(Bijection):
         return h, terms * ops.exp(LOG_SCALE_FACTOR * self.class_log_scale)
 
     def forward_and_log_det(self, x, condition=None, training=False):
-        mean, log_std = self._moments(x, condition, inverse=False)
+        mean, log_std = self._moments(x, condition)
         return (x - mean) * ops.exp(-log_std), -sum_over_event(log_std)
 
     def inverse_and_log_det(self, z, condition=None, training=False):
-        mean, log_std = self._moments(z, condition, inverse=True)
+        mean, log_std = self._moments(z, condition)
         return z * ops.exp(log_std) + mean, sum_over_event(log_std)
 
-    def _moments(self, x, condition, inverse):
-        h, terms = self.precomputed(inverse)
+    def _moments(self, x, condition):
+        h, terms = self.precomputed()
         if self._places is not None:
             h = self._places.spread(h)
         if self.num_classes is not None:

@@ -3,6 +3,7 @@ import math
 import keras
 from keras import ops
 
+from keras_flows.arguments import require
 from keras_flows.bijection import Bijection, sum_over_event
 
 
@@ -25,8 +26,7 @@ class Logit(Bijection):
 
     def __init__(self, alpha=0.05, **kwargs):
         super().__init__(**kwargs)
-        if not 0 <= alpha < 0.5:
-            raise ValueError(f"Argument `alpha` must be in [0, 0.5). Received: alpha={alpha}")
+        require(0 <= alpha < 0.5, "Argument `alpha` must be in [0, 0.5)", alpha=alpha)
         self.alpha = alpha
 
     def forward_and_log_det(self, x, condition=None, training=False):

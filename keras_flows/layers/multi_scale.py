@@ -4,7 +4,6 @@ import tensorflow as tf
 from keras import ops
 
 from keras_flows.bijection import Bijection, check_bijections
-from keras_flows.repeatable import supply
 
 
 @keras.saving.register_keras_serializable(package="keras_flows")
@@ -51,18 +50,14 @@ class MultiScale(Bijection):
     def compute_output_shape(self, input_shape):
         return (input_shape[0], int(np.prod(input_shape[1:])))
 
-    def precompute(self, inverse):
-        return [level.precompute(inverse) for level in self.levels]
-
     def forward_and_log_det(self, x, condition=None, training=False):
         latents, total = [], 0.0
-        with supply(self.levels, self.precomputed(inverse=False), inverse=False):
-            for level in self.levels:
-                x, log_det = level.forward_and_log_det(x, condition, training)
-                total = total + log_det
-                if level is not self.levels[-1]:
-                    x, latent = ops.split(x, 2, axis=-1)
-                    latents.append(_flatten(latent))
+        for level in self.levels:
+            x, log_det = level.forward_and_log_det(x, condition, training)
+            total = total + log_det
+            if level is not self.levels[-1]:
+                x, latent = ops.split(x, 2, axis=-1)
+                latents.append(_flatten(latent))
         return ops.concatenate([*latents, _flatten(x)], axis=-1), total
 
     def inverse_and_log_det(self, z, condition=None, training=False):
@@ -70,13 +65,12 @@ class MultiScale(Bijection):
         sizes = [int(np.prod(shape)) // 2 for shape in factored_out]
         *latents, x = tf.split(z, [*sizes, int(np.prod(last))], axis=-1)
         x, total = ops.reshape(x, (-1, *last)), 0.0
-        with supply(self.levels, self.precomputed(inverse=True), inverse=True):
-            for level, shape in zip(reversed(self.levels), reversed(self._shapes)):
-                if level is not self.levels[-1]:
-                    half = (-1, *shape[:-1], shape[-1] // 2)
-                    x = ops.concatenate([x, ops.reshape(latents.pop(), half)], axis=-1)
-                x, log_det = level.inverse_and_log_det(x, condition, training)
-                total = total + log_det
+        for level, shape in zip(reversed(self.levels), reversed(self._shapes), strict=True):
+            if level is not self.levels[-1]:
+                half = (-1, *shape[:-1], shape[-1] // 2)
+                x = ops.concatenate([x, ops.reshape(latents.pop(), half)], axis=-1)
+            x, log_det = level.inverse_and_log_det(x, condition, training)
+            total = total + log_det
         return x, total
 
 

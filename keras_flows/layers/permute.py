@@ -2,6 +2,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_flows.arguments import require
 from keras_flows.bijection import Bijection, constant_log_det
 
 
@@ -9,7 +10,8 @@ from keras_flows.bijection import Bijection, constant_log_det
 class Permute(Bijection):
     """A fixed permutation of the channels (last axis): z[..., i] = x[..., permutation[i]].
 
-    log_det = 0. Shapes: (batch, D) or (batch, height, width, channels), unchanged.
+    log_det = 0. Shapes: (batch, D), (batch, tokens, channels) or (batch, height, width, channels),
+    unchanged.
 
     Args:
         permutation: the indices 0, ..., channels - 1 in their new order; None reverses.
@@ -22,11 +24,11 @@ class Permute(Bijection):
         super().__init__(**kwargs)
         if permutation is not None:
             permutation = [int(i) for i in permutation]
-            if sorted(permutation) != list(range(len(permutation))):
-                raise ValueError(
-                    "Argument `permutation` must hold each index from 0 once. "
-                    f"Received: permutation={permutation}"
-                )
+            require(
+                sorted(permutation) == list(range(len(permutation))),
+                "Argument `permutation` must hold each index from 0 once",
+                permutation=permutation,
+            )
         self.permutation = permutation
 
     def build(self, input_shape):

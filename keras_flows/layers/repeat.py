@@ -1,20 +1,16 @@
-import contextlib
-
 import keras
-import numpy as np
 import tensorflow as tf
-from keras import ops
 
 from keras_flows import adaptation
-from keras_flows.bijection import Bijection, check_bijections, constant_log_det
-from keras_flows.inputs import check_integers
-from keras_flows.layers.batch_norm import BatchNorm
-from keras_flows.layers.channel_affine import ChannelAffine
-from keras_flows.repeatable import flatten_layers, supply
+from keras_flows.bijection import constant_log_det
+from keras_flows.layers.scan import scan
+from keras_flows.layers.stacked import Stacked
+from keras_flows.precomputation import Precomputes, leaves_of, supply
+from keras_flows.private import flatten_layers
 
 
 @keras.saving.register_keras_serializable(package="keras_flows")
-class Repeat(Bijection):
+class Repeat(Precomputes, Stacked):
     """`depth` steps of one form, each with weights of its own, in a loop.
 
     z = f_K(... f_2(f_1(x))); log_det is the sum of theirs.
@@ -40,312 +36,160 @@ class Repeat(Bijection):
     """
 
     def __init__(self, step, depth, *, reversible=False, **kwargs):
-        # Keras and TensorFlow search attributes for what to save and train. The pattern's own
-        # weights are no part of the layer, only places where slices of the stacks are put.
-        self.__dict__["_pattern"] = lambda: step
-        super().__init__(**kwargs)
-        check_bijections(step=[step])
-        check_integers(1, depth=depth)
-        self.depth = depth
+        super().__init__(step, depth, **kwargs)
         self.reversible = reversible
         for layer in flatten_layers(step):
-            if reversible and isinstance(layer, BatchNorm):
+            if reversible and not getattr(layer, "invertible_in_training", True):
                 raise ValueError(
                     "Argument `reversible` must be False for a step that cannot be inverted in "
                     "training: batch normalisation forgets the mean and the variance of its batch. "
                     f"Received: reversible={reversible}, with {layer.name!r} in the step"
                 )
 
-    @property
-    def step(self):
-        """The pattern of the steps. Its weights are not used; see `get_steps`."""
-        return self._pattern()
-
-    def get_config(self):
-        config = super().get_config()
-        config["step"].pop("build_config", None)  # a pattern comes unbuilt
-        return config
-
-    @property
-    def layers(self):
-        """The pattern, where Keras' `summary(expand_nested=True)` looks for it."""
-        return [self.step]
-
-    def __dir__(self):
-        # Else Keras would save the pattern.
-        return [name for name in super().__dir__() if name not in ("step", "layers")]
-
-    @property
-    def trainable(self):
-        return super().trainable
-
-    @trainable.setter
-    def trainable(self, value):
-        keras.layers.Layer.trainable.fset(self, value)
-        self.step.trainable = value
-
     def build(self, input_shape):
-        if self.step.built:
-            raise ValueError(
-                "Argument `step` must not be built: `Repeat` makes weights for each step. "
-                f"Received: {self.step.name!r}, which is built"
-            )
-        initial = self._initial_weights(input_shape)
-        self.step.build(input_shape)
-        if tuple(self.step.compute_output_shape(input_shape)) != tuple(input_shape):
-            raise ValueError(
-                "Argument `step` must keep the shape of its input. Received: a step from "
-                f"{tuple(input_shape)} to {self.step.compute_output_shape(input_shape)}"
-            )
-        # As declared, whatever is frozen now: the order of weights in files is made of it.
-        trainable = {
-            id(variable)
-            for layer in flatten_layers(self.step)
-            for variable in layer._trainable_variables
-        }
-        self._stacks = [
-            self._add_stack(variable, stack, id(variable) in trainable)
-            for variable, stack in zip(self.step.variables, initial)
-        ]
-        constant = {
-            id(variable)
-            for layer in flatten_layers(self.step)
-            if isinstance(layer, ChannelAffine)
-            for variable in layer.non_trainable_variables
-        }
-        # Which of them a step may change in training: moving averages, states of random seeds.
-        self._states = [
-            i
-            for i, variable in enumerate(self.step.variables)
-            if id(variable) not in trainable | constant
-        ]
+        super().build(input_shape)
+        ahead = self._indices(v for leaf in self._leaves() for v in leaf.precomputed_weights)
+        # What the loop must hold beside what is precomputed.
+        self._read_in_loop = [i for i in range(len(self._stacks)) if i not in ahead]
 
-        precomputed = {id(variable) for variable in self.step.precomputed_weights()}
-        # Which of them the loop must hold beside what is precomputed.
-        self._read_in_loop = [
-            i for i, variable in enumerate(self.step.variables) if id(variable) not in precomputed
-        ]
-
-    def get_steps(self):
-        """The steps, each a layer of its own with a copy of its weights."""
-        steps = [self._new_step((None, *self.event_shape)) for _ in range(self.depth)]
-        for k, step in enumerate(steps):
-            for variable, stack in zip(step.variables, self._stacks):
-                variable.assign(stack[k])
-        return steps
-
-    def set_steps(self, steps):
-        """Copies the weights of `steps`, as many built layers of the step's form."""
-        shapes = [tuple(variable.shape) for variable in self.step.variables]
-        received = [[tuple(variable.shape) for variable in step.variables] for step in steps]
-        if received != [shapes] * self.depth:
-            raise ValueError(
-                f"Argument `steps` must hold {self.depth} steps with weights of shapes {shapes}. "
-                f"Received: {received}"
-            )
-        for stack, *variables in zip(self._stacks, *(step.variables for step in steps)):
-            stack.assign(ops.stack([variable.value for variable in variables]))
+    @property
+    def directed(self):
+        return any(leaf.directed for leaf in self._leaves())
 
     def precompute(self, inverse):
-        if tf.executing_eagerly():
-            return ()  # each step computes its own
+        """What the leaves of each step precompute, stacked."""
+
+        leaves = self._leaves()
+        if not leaves:
+            return []
 
         def of_one(weights):
-            with self._slices(weights):
-                return self.step.precompute(inverse)
+            with self.holding(weights):
+                return [leaf.precompute(inverse) for leaf in leaves]
 
-        return tf.vectorized_map(of_one, self._weights(range(len(self._stacks))))
+        return tf.vectorized_map(of_one, self.stacks(range(len(self._stacks))))
 
+    @property
     def precomputed_weights(self):
-        indices = set(range(len(self._stacks))) - set(self._read_in_loop)
-        return [self._stacks[i] for i in indices]
+        return [stack for i, stack in enumerate(self._stacks) if i not in self._read_in_loop]
 
     def forward_and_log_det(self, x, condition=None, training=False):
-        return self._run(x, condition, training, inverse=False)
-
-    def inverse_and_log_det(self, z, condition=None, training=False):
-        return self._run(z, condition, training, inverse=True)
-
-    def _run(self, x, condition, training, inverse):
-        changing = list(range(len(self._stacks))) if adaptation.is_adapting() else []
-        if training and not inverse:
-            changing = self._states
-        if tf.executing_eagerly() or (training and self._reduces_over_replicas()):
-            run = self._python_loop
-        elif self.reversible and training and not inverse and not _is_floating(condition):
-            run = self._reversible_loop
+        changing = self._states if training else []
+        if adaptation.is_adapting():
+            changing = range(len(self._stacks))
+        if self._is_unrolled(training):
+            y, log_det, changed = self._run(x, condition, training, changing, unroll=True)
+        elif self.reversible and training and not _is_floating(condition):
+            y, log_det, changed = self._run_reversibly(x, condition, training, changing)
         else:
-            run = self._while_loop
-        y, log_det, changed = run(x, condition, training, inverse, changing)
-        for i, value in zip(changing, changed):
-            self._stacks[i].assign(value)
+            y, log_det, changed = self._run(x, condition, training, changing)
+        for i, value in zip(changing, changed, strict=True):
+            if value is not None:
+                self._stacks[i].assign(value)
         return y, log_det
 
-    def _python_loop(self, x, condition, training, inverse, changing):
-        total, changed = 0.0, []
-        stacks = self._weights(range(len(self._stacks)))
-        steps = list(zip(*(tf.unstack(stack) for stack in stacks.values())))
-        for weights in reversed(steps) if inverse else steps:
-            with self._slices(dict(zip(stacks, weights))) as scope:
-                x, log_det = self._method(inverse)(x, condition, training)
-            total = total + log_det
-            changed.append(self._values(scope, changing))
-        return x, total, [tf.stack(values) for values in zip(*changed)]
+    def inverse_and_log_det(self, z, condition=None, training=False):
+        unroll = self._is_unrolled(training)
+        return self._run(z, condition, training, inverse=True, unroll=unroll)[:2]
 
-    def _while_loop(self, x, condition, training, inverse, changing, sources=None):
-        """The same in a graph. `sources` are weights and precomputed values, if given."""
-        if sources is None:
-            sources = [self._weights(self._read_in_loop), self.precomputed(inverse)]
-        arrays = tf.nest.map_structure(_unstack, sources)
+    def _run(
+        self, x, condition, training, changing=(), sources=None, *, inverse=False, unroll=False
+    ):
+        """(y, log_det) and the new stacks of the weights `changing`.
 
-        def body(i, y, total, changed):
-            k = self.depth - 1 - i if inverse else i
-            weights, precomputed = _read(arrays, k)
-            with (
-                self._slices(weights) as scope,
-                supply([self.step], [precomputed], inverse),
-            ):
-                y, log_det = self._method(inverse)(y, condition, training)
-            y.set_shape(x.shape)
-            changed = [a.write(k, v) for a, v in zip(changed, self._values(scope, changing))]
-            return i + 1, y, total + log_det, changed
+        `sources` are the weights that are read and what is precomputed, if given.
+        """
+        leaves = [] if unroll else self._leaves()  # by itself, each makes its values when it runs
+        if sources is None and unroll:
+            sources = [self.stacks(range(len(self._stacks))), []]
+        elif sources is None:
+            sources = [self.stacks(self._read_in_loop), self.precomputed(inverse)]
+        method = self.step.inverse_and_log_det if inverse else self.step.forward_and_log_det
 
-        changed = [_empty_like(sources[0][i]) for i in changing]
-        _, y, total, changed = self._loop(body, (0, x, constant_log_det(0, x), changed))
-        return y, total, [array.stack() for array in changed]
+        def body(state, slices):
+            (x, total), (weights, values) = state, slices
+            with self.holding(weights) as values_of, supply(leaves, values, inverse):
+                x, log_det = method(x, condition, training)
+                return (x, total + log_det), values_of(changing)
 
-    def _reversible_loop(self, x, condition, training, inverse, changing):
-        structure = [self._weights(self._read_in_loop), self.precomputed(inverse=False)]
-        inverses = tf.nest.map_structure(tf.stop_gradient, self.precomputed(inverse=True))
+        (y, total), changed = scan(
+            body,
+            (x, constant_log_det(0, x)),
+            sources,
+            self.depth,
+            reverse=inverse,
+            outputs=[self._stacks[i] for i in changing],
+            unroll=unroll,
+            parallel=self._parallel,
+        )
+        return y, total, changed
+
+    def _run_reversibly(self, x, condition, training, changing):
+        structure = [self.stacks(self._read_in_loop), self.precomputed(inverse=False)]
+        pairs = zip(self._leaves(), self.precomputed(inverse=True), strict=True)
+        inverses = [value for leaf, value in pairs if leaf.directed]
+        inverses = tf.nest.map_structure(tf.stop_gradient, inverses)
 
         @tf.custom_gradient
         def run(x, *sources):
             packed = tf.nest.pack_sequence_as(structure, sources)
-            z, total, changed = self._while_loop(x, condition, training, False, changing, packed)
+            z, total, changed = self._run(x, condition, training, changing, packed)
 
             def gradient(dz, dtotal, *_):
-                return self._backward_loop(z, dz, dtotal, packed, inverses, condition, training)
+                return self._run_backward(z, dz, dtotal, packed, inverses, condition, training)
 
             return (z, total, *changed), gradient
 
         z, total, *changed = run(x, *tf.nest.flatten(structure))
         return z, total, changed
 
-    def _backward_loop(self, z, dz, dlog_det, sources, inverses, condition, training):
+    def _run_backward(self, z, dz, dlog_det, sources, inverses, condition, training):
         """From the last step to the first: rebuilds what each was given, and differentiates it."""
-        arrays = tf.nest.map_structure(_unstack, [sources, inverses])
-        written = set()
+        leaves = self._leaves()
+        directed = [leaf for leaf in leaves if leaf.directed]
 
-        def body(i, z, dz, gradients):
-            k = self.depth - 1 - i
-            (weights, forward), inverse = _read(arrays, k)
-            differentiable = [
-                value for value in tf.nest.flatten([weights, forward]) if value.dtype.is_floating
-            ]
+        def body(state, slices):
+            (z, dz), ((weights, values), inverse) = state, slices
+            watched = [v for v in tf.nest.flatten([weights, values]) if v.dtype.is_floating]
             with (
-                self._slices(weights),
-                supply([self.step], [forward], inverse=False),
-                supply([self.step], [inverse], inverse=True),
+                self.holding(weights),
+                supply(leaves, values, inverse=False),
+                supply(directed, inverse, inverse=True),
             ):
-                x, dx, values = self.step.backward(
-                    z, dz, dlog_det, differentiable, condition, training
+                x, dx, gradients = self.step.backward(
+                    z, dz, dlog_det, watched, condition, training
                 )
-            x.set_shape(z.shape)
-            dx.set_shape(z.shape)
-            gradients = list(gradients)
-            for j, value in enumerate(values):
-                if value is not None:
-                    gradients[j] = gradients[j].write(k, value)
-                    written.add(j)
-            return i + 1, x, dx, gradients
+            return (x, dx), gradients
 
         flat = tf.nest.flatten(sources)
-        floating = [source for source in flat if source.dtype.is_floating]
-        gradients = [_empty_like(source) for source in floating]
-        _, _, dx, gradients = self._loop(body, (0, z, dz, gradients))
-        stacked = iter([a.stack() if j in written else None for j, a in enumerate(gradients)])
-        return dx, *(next(stacked) if source.dtype.is_floating else None for source in flat)
-
-    def _loop(self, body, initial):
-        return tf.while_loop(
-            lambda i, *_: i < self.depth,
+        (_, dx), gradients = scan(
             body,
-            initial,
-            maximum_iterations=self.depth,
-            parallel_iterations=2 if self.reversible else 10,
+            (z, dz),
+            [sources, inverses],
+            self.depth,
+            reverse=True,
+            outputs=[source for source in flat if source.dtype.is_floating],
+            parallel=self._parallel,
         )
+        gradients = iter(gradients)
+        return dx, *(next(gradients) if source.dtype.is_floating else None for source in flat)
 
-    def _reduces_over_replicas(self):
-        """Whether a step sums over replicas, which TensorFlow cannot do in a loop of its own."""
-        if tf.distribute.get_strategy().num_replicas_in_sync == 1:
+    def _leaves(self):
+        return leaves_of(self.step)
+
+    @property
+    def _parallel(self):
+        return 2 if self.reversible else 10  # iterations at once: each holds its activations
+
+    def _is_unrolled(self, training):
+        """Whether steps run one by one: eagerly, and where TensorFlow could not sum in a loop."""
+        if tf.executing_eagerly():
+            return True
+        if not training or tf.distribute.get_strategy().num_replicas_in_sync == 1:
             return False
         return any(getattr(layer, "synchronized", False) for layer in flatten_layers(self.step))
-
-    def _method(self, inverse):
-        return self.step.inverse_and_log_det if inverse else self.step.forward_and_log_det
-
-    def _weights(self, indices):
-        return {i: ops.convert_to_tensor(self._stacks[i]) for i in indices}
-
-    @contextlib.contextmanager
-    def _slices(self, weights):
-        """Within this context the pattern's weights have the values `weights`, {index: value}."""
-        mapping = [(self.step.variables[i], value) for i, value in weights.items()]
-        with keras.StatelessScope(mapping, collect_losses=True) as scope:
-            yield scope
-        if scope.losses:
-            raise ValueError(
-                "Argument `step` must not add losses (`add_loss`, activity regularizers): they "
-                f"cannot leave the loop. Received: {self.step.name!r}, which adds some"
-            )
-
-    def _values(self, scope, indices):
-        variables = self.step.variables
-        return [scope.get_current_value(variables[i]) for i in indices]
-
-    def _new_step(self, input_shape):
-        step = type(self.step).from_config(self.step.get_config())
-        step.build(input_shape)
-        return step
-
-    def _initial_weights(self, input_shape):
-        """The weights of `depth` new steps, stacked, as arrays."""
-        stacks = None
-        for k in range(self.depth):
-            weights = [ops.convert_to_numpy(v) for v in self._new_step(input_shape).variables]
-            if stacks is None:
-                stacks = [np.empty((self.depth, *weight.shape), weight.dtype) for weight in weights]
-            for stack, weight in zip(stacks, weights):
-                stack[k] = weight
-        return stacks
-
-    def _add_stack(self, variable, initial, trainable):
-        regularizer, constraint = variable.regularizer, variable.constraint
-        stack = self.add_weight(
-            name="_".join(variable.path.split("/")[-2:]),
-            shape=(self.depth, *variable.shape),
-            dtype=variable.dtype,
-            initializer=lambda shape, dtype: ops.convert_to_tensor(initial, dtype),
-            trainable=trainable,
-            regularizer=regularizer and (lambda w: ops.sum(ops.vectorized_map(regularizer, w))),
-            constraint=constraint and (lambda w: ops.vectorized_map(constraint, w)),
-        )
-        stack.trainable = variable.trainable
-        return stack
 
 
 def _is_floating(condition):
     """Whether there may be a gradient in it, which needs what each step was given."""
     return condition is not None and tf.convert_to_tensor(condition).dtype.is_floating
-
-
-def _empty_like(stack):
-    return tf.TensorArray(stack.dtype, stack.shape[0], element_shape=stack.shape[1:])
-
-
-def _unstack(stack):
-    return _empty_like(stack).unstack(stack)
-
-
-def _read(arrays, k):
-    return tf.nest.map_structure(lambda array: array.read(k), arrays)

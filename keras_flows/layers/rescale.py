@@ -2,6 +2,7 @@ import math
 
 import keras
 
+from keras_flows.arguments import require
 from keras_flows.bijection import Bijection, constant_log_det
 
 
@@ -17,10 +18,8 @@ class Rescale(Bijection):
 
     def __init__(self, scale, offset=0.0, **kwargs):
         super().__init__(**kwargs)
-        if not scale or not math.isfinite(scale):
-            raise ValueError(
-                f"Argument `scale` must be finite and not zero. Received: scale={scale}"
-            )
+        valid = scale and math.isfinite(scale)
+        require(valid, "Argument `scale` must be finite and not zero", scale=scale)
         self.scale = scale
         self.offset = offset
 

@@ -2,8 +2,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_flows.arguments import check_integers, check_one_of, require
 from keras_flows.bijection import Bijection, constant_log_det
-from keras_flows.inputs import check_one_of
 
 ORDERS = ("channel", "cell")
 # The order of the cells (dy, dx) of a 2x2 block in RealNVP's ordered squeeze: the first two keep
@@ -21,51 +21,67 @@ def cell_order(channels):
 
 @keras.saving.register_keras_serializable(package="keras_flows")
 class Squeeze(Bijection):
-    """Turns 2x2 blocks of cells into channels; log_det = 0.
+    """Turns blocks of size x size cells into channels; log_det = 0.
 
-    RealNVP, section 3.6. Shapes: (batch, height, width, c) -> (batch, height/2, width/2, 4c).
+    RealNVP, section 3.6, where the size is 2. Shapes: (batch, height, width, c) ->
+    (batch, height / size, width / size, c size^2).
 
     Args:
-        order: "channel": cell (dy, dx) of channel c goes to channel 4c + 2dy + dx, as in the code
-            of both Glow and RealNVP (and unlike `tf.nn.space_to_depth`). "cell": all channels of
-            the top left cells first, then of the bottom right, top right, bottom left, RealNVP's
-            ordered squeeze.
+        size: of a block, at least 2.
+        order: "channel": cell (dy, dx) of channel c goes to channel (c size + dy) size + dx, as in
+            the code of both Glow and RealNVP (and unlike `tf.nn.space_to_depth`). "cell", for
+            size 2: all channels of the top left cells first, then of the bottom right, top right,
+            bottom left, RealNVP's ordered squeeze.
 
     Raises:
-        ValueError: if height or width is odd.
+        ValueError: if `size` does not divide height and width, or does not go with `order`.
     """
 
-    def __init__(self, *, order="channel", **kwargs):
+    def __init__(self, size=2, *, order="channel", **kwargs):
         super().__init__(**kwargs)
+        check_integers(2, size=size)
         check_one_of(ORDERS, order=order)
+        require(
+            order == "channel" or size == 2,
+            'Argument `order`="cell" is for blocks of size 2',
+            order=order,
+            size=size,
+        )
+        self.size = size
         self.order = order
 
     def build(self, input_shape):
-        self.compute_output_shape(input_shape)  # refuses what it cannot halve
+        self.compute_output_shape(input_shape)  # refuses what it cannot divide
 
     def compute_output_shape(self, input_shape):
         batch, *shape = input_shape
-        if len(shape) != 3 or shape[0] % 2 or shape[1] % 2:
+        if len(shape) != 3 or shape[0] % self.size or shape[1] % self.size:
+            sizes = "even height and width"
+            if self.size > 2:
+                sizes = f"height and width that {self.size} divides"
             raise ValueError(
-                "Squeeze needs images (batch, height, width, channels) of even height and width. "
+                f"Squeeze needs images (batch, height, width, channels) of {sizes}. "
                 f"Received: shape {tuple(input_shape)}"
             )
         height, width, channels = shape
-        return (batch, height // 2, width // 2, 4 * channels)
+        return (batch, height // self.size, width // self.size, channels * self.size**2)
 
     def forward_and_log_det(self, x, condition=None, training=False):
         height, width, channels = x.shape[1:]
-        z = ops.reshape(x, (-1, height // 2, 2, width // 2, 2, channels))
+        z = ops.reshape(
+            x, (-1, height // self.size, self.size, width // self.size, self.size, channels)
+        )
         z = ops.transpose(z, (0, 1, 3, 5, 2, 4))
-        z = ops.reshape(z, (-1, height // 2, width // 2, 4 * channels))
+        z = ops.reshape(z, (-1, *self.compute_output_shape(x.shape)[1:]))
         if self.order == "cell":
             z = ops.take(z, np.array(cell_order(channels)), axis=-1)
         return z, constant_log_det(0, x)
 
     def inverse_and_log_det(self, z, condition=None, training=False):
         height, width, channels = z.shape[1:]
+        size, channels = self.size, channels // self.size**2
         if self.order == "cell":
-            z = ops.take(z, np.argsort(cell_order(channels // 4)), axis=-1)
-        x = ops.reshape(z, (-1, height, width, channels // 4, 2, 2))
+            z = ops.take(z, np.argsort(cell_order(channels)), axis=-1)
+        x = ops.reshape(z, (-1, height, width, channels, size, size))
         x = ops.transpose(x, (0, 1, 4, 2, 5, 3))
-        return ops.reshape(x, (-1, 2 * height, 2 * width, channels // 4)), constant_log_det(0, z)
+        return ops.reshape(x, (-1, size * height, size * width, channels)), constant_log_det(0, z)

@@ -1,16 +1,16 @@
 import keras
-import numpy as np
 import tensorflow as tf
 from keras import ops
 
 from keras_flows import adaptation
-from keras_flows.layers.act_norm import LOG_SCALE_FACTOR, adapt_bias_and_log_scale
-from keras_flows.repeatable import Repeatable
+from keras_flows.adaptation import LOG_SCALE_FACTOR
+from keras_flows.networks.edge_places import EdgePlaces
+from keras_flows.precomputation import Precomputes
 from keras_flows.serialization import ConstructorConfig
 
 
 @keras.saving.register_keras_serializable(package="keras_flows")
-class ScaledConv2D(Repeatable, ConstructorConfig, keras.layers.Layer):
+class ScaledConv2D(Precomputes, ConstructorConfig, keras.layers.Layer):
     """The convolution of Glow's networks: y = (x * kernel + edge + bias) exp(3 log_scale).
 
     Glow, released code. Zero-initialised it is the "zero convolution" that ends a network; with
@@ -73,16 +73,13 @@ class ScaledConv2D(Repeatable, ConstructorConfig, keras.layers.Layer):
         scale = ops.exp(LOG_SCALE_FACTOR * log_scale)
         return kernel * scale, (self._edge() + bias) * scale
 
-    def precomputed_weights(self):
-        return self.variables
-
     def call(self, inputs):
         if self.normalize and adaptation.is_adapting():
             raw = self._add(conv2d(inputs, ops.convert_to_tensor(self.kernel)), self._edge())
-            adapt_bias_and_log_scale(self.bias, self.log_scale, raw)
+            adaptation.normalize_channels(self.bias, self.log_scale, raw)
             kernel, bias = self.precompute(inverse=False)
         else:
-            kernel, bias = self.precomputed(inverse=False)
+            kernel, bias = self.precomputed()
         return self._add(conv2d(inputs, kernel), bias)
 
     def _edge(self):
@@ -108,25 +105,3 @@ def conv2d(x, kernel):
     whole = tf.reshape(y, [tf.shape(x)[0], *sizes, tf.minimum(channels, channels + tf.size(x))])
     whole.set_shape(y.shape)
     return whole
-
-
-class EdgePlaces:
-    """Where a kernel meets the edge of an image: the convolution of 1 on the padding, 0 inside.
-
-    Few places differ: for a 3x3 kernel corners, sides and the inside. `response` computes those
-    (kinds, filters), `spread` puts them where they belong, (1, height, width, filters).
-    """
-
-    def __init__(self, height, width, kernel_size):
-        image = np.pad(np.zeros((height, width)), kernel_size // 2, constant_values=1)
-        windows = np.lib.stride_tricks.sliding_window_view(image, (kernel_size, kernel_size))
-        windows = windows.reshape(height * width, kernel_size**2)
-        self.windows, kinds = np.unique(windows, axis=0, return_inverse=True)
-        self.kinds = kinds.reshape(1, height, width)
-
-    def response(self, kernel):
-        kernel = ops.reshape(kernel, (-1, kernel.shape[-1]))
-        return ops.matmul(ops.cast(self.windows, kernel.dtype), kernel)
-
-    def spread(self, values):
-        return tf.gather(values, self.kinds)

@@ -6,9 +6,9 @@ from keras import ops
 
 from keras_flows import layers
 from keras_flows.flow import Flow
-from keras_flows.inputs import check_input_shape, check_integers, check_one_of
-from keras_flows.networks import MLP, ConvNet
-from keras_flows.repeatable import flatten_layers
+from keras_flows.arguments import check_input_shape, check_integers, check_one_of, require
+from keras_flows.networks import MLP, ConvNet, ScaledConv2D
+from keras_flows.private import flatten_layers
 from keras_flows.zoo.levels import resolve_levels
 from keras_flows.zoo.scaling import scale_images
 
@@ -68,13 +68,13 @@ class Glow(Flow):
         check_one_of(COUPLINGS, coupling=coupling)
         levels = resolve_levels(levels, input_shape, default=3)
         first = scale_images(input_shape, bits, logit_alpha, offset=-0.5, dtype=dtype)
-        if not 0 <= classifier_weight < math.inf or (classifier_weight and num_classes is None):
-            raise ValueError(
-                "Argument `classifier_weight` must be a finite number of at least 0, and 0 without "
-                f"`num_classes`. Received: classifier_weight={classifier_weight}, "
-                f"num_classes={num_classes}"
-            )
-        self.classifier_weight = classifier_weight  # `build`, called below, asks for it
+        require(
+            0 <= classifier_weight < math.inf and not (classifier_weight and num_classes is None),
+            "Argument `classifier_weight` must be a finite number of at least 0, and 0 without "
+            "`num_classes`",
+            classifier_weight=classifier_weight,
+            num_classes=num_classes,
+        )
 
         def step():
             network = ConvNet if len(input_shape) == 3 else MLP
@@ -121,15 +121,14 @@ class Glow(Flow):
         self.depth = depth
         self.width = width
         self.coupling = coupling
+        self.classifier_weight = classifier_weight
         self.logit_alpha = logit_alpha
         self.reversible = reversible
-
-    def build(self, input_shape):
-        super().build(input_shape)
-        if self.classifier_weight:
+        if classifier_weight:
             # A linear map, zero at the start, with log scales, of what is one cell.
-            self._classifier = layers.ScaledConv2D(self.num_classes, 1, dtype=self.dtype_policy)
-            self._classifier.build((None, 1, 1, self._top_prior().event_shape[-1]))
+            self._classifier = ScaledConv2D(num_classes, 1, dtype=self.dtype_policy)
+            with keras.name_scope(self.name, caller=self):
+                self._classifier.build((None, 1, 1, self._top_prior().event_shape[-1]))
 
     def class_logits(self, z, labels):
         """The classifier's logits, (batch, num_classes), of latents z = encode(x, labels).

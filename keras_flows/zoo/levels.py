@@ -1,6 +1,6 @@
 """Which numbers of levels fit an input."""
 
-from keras_flows.inputs import check_integers
+from keras_flows.arguments import check_integers
 
 
 def resolve_levels(levels, input_shape, default, unsqueezed=0):

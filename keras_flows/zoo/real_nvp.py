@@ -2,7 +2,7 @@ import keras
 
 from keras_flows import layers
 from keras_flows.flow import Flow
-from keras_flows.inputs import check_input_shape, check_integers
+from keras_flows.arguments import check_input_shape, check_integers
 from keras_flows.layers.squeeze import cell_order
 from keras_flows.networks import MLP, ResNet, WeightNormConv2D
 from keras_flows.zoo.levels import resolve_levels

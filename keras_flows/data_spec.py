@@ -1,0 +1,194 @@
+"""What a Flow takes as data, labels and latents, and what it says of the rest."""
+
+import math
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import ops
+
+from keras_flows import dequantization
+from keras_flows.arguments import check_input_shape, check_integers, require
+
+
+class DataSpec:
+    """The shape, units and condition of a Flow's data, and the checks of all that comes in.
+
+    Images are uint8 (batch, height, width, channels), of which `bits` are modelled; vectors are
+    floats (batch, D), without bits. With `num_classes`, integers (batch,) condition them.
+    """
+
+    def __init__(self, input_shape, bits=None, num_classes=None, dtype="float32"):
+        check_input_shape(input_shape)
+        self.shape = tuple(int(size) for size in input_shape)
+        self.is_image = len(self.shape) == 3
+        check_bits(bits, self.shape)
+        if num_classes is not None:
+            check_integers(1, num_classes=num_classes)
+        self.bits = 8 if bits is None and self.is_image else bits
+        self.num_classes = num_classes
+        self.size = math.prod(self.shape)
+        self.dtype = dtype
+
+    # Data.
+
+    def check_spec(self, x):
+        """Shape and dtype of a batch, or of the TensorSpec or KerasTensor of one."""
+        shape, dtype = tf.TensorShape(x.shape), tf.as_dtype(x.dtype)
+        if not shape.is_compatible_with((None, *self.shape)):
+            raise ValueError(
+                f"Data must come in batches of shape (batch, {', '.join(map(str, self.shape))}). "
+                f"Received: shape {shape}"
+            )
+        if not (dtype.is_floating or dtype.is_integer):
+            kinds = "uint8 images" if self.is_image else "floating-point vectors"
+            raise TypeError(f"Data must be {kinds}. Received: dtype {dtype.name}")
+
+    def check(self, x):
+        """`check_spec`, and values if eager: finite and, for images, whole numbers in 0..255."""
+        self.check_spec(x)
+        if not tf.executing_eagerly():
+            return
+        x = np.asarray(x)
+        if x.dtype == np.uint8 or not x.size:
+            return
+        if not np.isfinite(np.asarray(x, "float64")).all():
+            raise ValueError("Data must be finite. Received: values that are NaN or infinite")
+        if self.is_image:
+            _check_pixels(x)
+
+    def check_source(self, x, *, read_again):
+        """Shape and dtype of what fit, evaluate or predict got; nothing is read."""
+        if isinstance(x, tf.data.Dataset | tf.distribute.DistributedDataset):
+            spec = x.element_spec
+            spec = spec[0] if isinstance(spec, tuple) else spec
+            if not hasattr(spec, "shape"):
+                raise TypeError(
+                    "A dataset must have elements x or (x, label), tensors in batches: map it to "
+                    "them, or use `keras_flows.data.load`. "
+                    f"Received: elements {x.element_spec}"
+                )
+            self.check_spec(spec)
+        elif hasattr(x, "__next__") and read_again:
+            raise TypeError(
+                "Data for fit must be readable more than once, as the model adapts to its first "
+                "examples before it trains: a tf.data.Dataset, an array or a keras.utils.PyDataset."
+                f" Received: a one-shot iterator, {type(x).__name__}"
+            )
+        elif hasattr(x, "dtype"):
+            self.check_spec(x)
+
+    # Conditions.
+
+    def check_labels(self, labels, count=None):
+        """int32 labels of a conditional model, None for others; values if eager, `count` if given.
+
+        In a graph wrong values fail when the step runs, unless XLA compiled it.
+        """
+        if self.num_classes is None:
+            return None
+        if labels is None:
+            raise ValueError(
+                f"The model has num_classes={self.num_classes} and needs `labels`: as an argument, "
+                "or in fit and evaluate as the second of (x, label). Received: none"
+            )
+        labels = tf.convert_to_tensor(labels)
+        if labels.shape.rank == 2 and labels.shape[1] == 1:
+            labels = labels[:, 0]
+        if not labels.dtype.is_integer or labels.shape.rank != 1:
+            raise ValueError(
+                "`labels` must be integers of shape (batch,). "
+                f"Received: {labels.dtype.name} of shape {labels.shape}"
+            )
+        given = labels.shape[0]
+        labels = self._check_label_values(labels)
+        if None not in (count, given) and given != count:
+            raise ValueError(
+                f"`labels` must have one label for each of {count} examples. Received: {given}"
+            )
+        return labels
+
+    def _check_label_values(self, labels):
+        highest = self.num_classes - 1
+        message = f"`labels` must be in 0..{highest}, as num_classes={self.num_classes}."
+        bad = tf.reduce_any((labels < 0) | (labels >= self.num_classes))
+        if not tf.executing_eagerly():
+            with tf.control_dependencies([tf.debugging.Assert(~bad, [message, labels])]):
+                return tf.cast(labels, tf.int32)
+        if bad:
+            raise ValueError(f"{message} Received: {labels.numpy()}")
+        return tf.cast(labels, tf.int32)
+
+    # Latents.
+
+    def latent(self, z):
+        """Latents (batch, D) as a tensor; ValueError or TypeError for what are none."""
+        z = z if hasattr(z, "dtype") else np.asarray(z)
+        if len(z.shape) != 2 or z.shape[1] != self.size:
+            raise ValueError(
+                f"Latents must have shape (batch, {self.size}). Received: shape {tuple(z.shape)}"
+            )
+        dtype = tf.as_dtype(z.dtype)
+        if not (dtype.is_floating or dtype.is_integer):
+            raise TypeError(f"Latents must be floating-point. Received: dtype {dtype.name}")
+        if tf.executing_eagerly() and not np.isfinite(np.asarray(z)).all():
+            raise ValueError("Latents must be finite. Received: values that are NaN or infinite")
+        return ops.convert_to_tensor(z, self.dtype)
+
+    # Between data and what a bijection sees.
+
+    def dequantize(self, x, noise=None):
+        """What the bijection sees of data x: its bins plus `noise`, by default 1/2."""
+        values = ops.cast(x, self.dtype)
+        if not self.is_image:
+            return values
+        if keras.backend.standardize_dtype(x.dtype) != "uint8":
+            values = _assert_pixels(values)
+        bins = dequantization.to_bins(values, self.bits)
+        return bins + (0.5 if noise is None else noise)
+
+    def quantize(self, x):
+        """Data, in its own dtype, of what the bijection's inverse gives."""
+        return dequantization.to_images(x, self.bits) if self.is_image else x
+
+    def noise(self, x, kind, seed, *counters):
+        """Uniform noise for the batch x, a function of the rest alone; None for vectors."""
+        if not self.is_image:
+            return None
+        return dequantization.uniform_noise(ops.shape(x), self.dtype, kind, seed, *counters)
+
+
+def check_bits(bits, input_shape):
+    require(
+        bits is None or (len(input_shape) == 3 and bits in range(1, 9)),
+        "Argument `bits` must be an integer in 1..8, and is for images only",
+        bits=bits,
+        input_shape=tuple(input_shape),
+    )
+
+
+def _check_pixels(x):
+    low, high = x.min(), x.max()
+    if low >= 0 and high <= 255 and (x == np.floor(x)).all():
+        return
+    hint = ""
+    if low >= 0 and high <= 1:
+        hint = (
+            ". Images scaled to [0, 1] have lost what a density over 8-bit images counts: pass "
+            "the uint8 images as they were, or, if they were only divided by 255, "
+            "`np.round(255 * x).astype('uint8')`"
+        )
+    raise ValueError(
+        "Images must be uint8, or hold whole numbers in 0..255. "
+        f"Received: {x.dtype.name} values in [{low}, {high}]{hint}"
+    )
+
+
+def _assert_pixels(x):
+    """`_check_pixels` in a graph: fails when the step runs, unless XLA compiled it."""
+    if tf.executing_eagerly():
+        return x
+    valid = tf.reduce_all((x >= 0) & (x <= 255) & (x == tf.floor(x)))
+    message = "Images must be uint8, or hold whole numbers in 0..255, not scaled to [0, 1]."
+    with tf.control_dependencies([tf.debugging.Assert(valid, [message, "Received:", x])]):
+        return tf.identity(x)

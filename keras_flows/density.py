@@ -1,0 +1,168 @@
+"""A flow as a density: likelihoods, latents and samples of a model whose weights are given."""
+
+import functools
+import math
+import numbers
+import random
+
+import keras
+import tensorflow as tf
+import tensorflow_probability as tfp
+from keras import ops
+
+from keras_flows import dequantization
+from keras_flows.arguments import check_integers, check_one_of, require
+from keras_flows.bijection import Bijection
+
+tfb = tfp.bijectors
+tfd = tfp.distributions
+
+PRIORS = {"gaussian": tfd.Normal, "logistic": tfd.Logistic}
+
+
+class Density(keras.Model):
+    """log p(x) = log prior(z) + log |det dz/dx|, z = bijection(x + u), in nats.
+
+    A `keras.Model` of a bijection, which it builds, a `DataSpec` of what its methods take, and a
+    prior. A subclass says whether it is `adapted`.
+    """
+
+    def __init__(self, bijection, data_spec, prior, **kwargs):
+        require(
+            isinstance(bijection, Bijection),
+            "Argument `bijection` must be a Bijection",
+            error=TypeError,
+            bijection=bijection,
+        )
+        check_one_of(PRIORS, prior=prior)
+        super().__init__(**kwargs)
+        self.bijection = bijection
+        self.data_spec = data_spec
+        self.prior = prior
+        with keras.name_scope(self.name, caller=self):
+            bijection.build_or_check((None, *data_spec.shape))
+        if bijection.latent_shape != (data_spec.size,):
+            raise ValueError(
+                f"Argument `bijection` must map data of shape {data_spec.shape} to flat latents "
+                f"(batch, {data_spec.size}), by `layers.Flatten` for instance. "
+                f"Received: {(None, *bijection.latent_shape)}"
+            )
+        self.built = True
+
+    def log_prob(self, x, labels=None, seed=None):
+        """Log-likelihood in nats, (batch,). With `seed`, of x + u, u uniform; else u = 1/2."""
+        x, labels = self._ready(x, labels)
+        noise = None
+        if seed is not None:
+            check_integers(0, seed=seed)
+            noise = self.data_spec.noise(x, dequantization.LOG_PROB, seed)
+        return self._traced_forward(self.dequantize(x, noise), labels)[1]
+
+    def encode(self, x, labels=None):
+        """Latents of a batch, (batch, D)."""
+        x, labels = self._ready(x, labels)
+        return self._traced_forward(self.dequantize(x), labels)[0]
+
+    def decode(self, z, labels=None):
+        """Data of latents (batch, D), in its own units: uint8 images or float vectors."""
+        self._check_adapted("decode")
+        z = self.data_spec.latent(z)
+        return self._traced_decode(z, self.data_spec.check_labels(labels, z.shape[0]))
+
+    def sample(self, n, temperature=1.0, labels=None, seed=None):
+        """`n` data points. The same seed gives the same points, each alone a function of its index.
+
+        Args:
+            n: how many, at least 1.
+            temperature: factor on the latent, at least 0; below 1, likelier and less varied points.
+            labels: of a class-conditional model, (n,).
+            seed: an integer in 0 .. 2^31 - 1; None draws one.
+        """
+        self._check_adapted("sample")
+        check_integers(1, n=n)
+        require(
+            isinstance(temperature, numbers.Real) and 0 <= temperature < math.inf,
+            "Argument `temperature` must be a finite number of at least 0",
+            temperature=temperature,
+        )
+        if seed is None:
+            seed = random.randrange(2**31)
+        check_integers(0, seed=seed)
+        seeds = tf.stack([tf.fill([n], int(seed)), tf.range(int(n))], axis=1)
+        temperatures = tf.fill([n], tf.cast(temperature, self.compute_dtype))
+        return self._traced_sample(seeds, temperatures, self.data_spec.check_labels(labels, n))
+
+    @property
+    def distribution(self):
+        """The density of dequantised data as a `tfd.TransformedDistribution`, event `input_shape`.
+
+        `distribution.log_prob(x + u) == log_prob(x)` for the same u. A class-conditional model
+        takes `bijector_kwargs={"condition": labels}` in `log_prob` and `sample`.
+        """
+        return tfd.TransformedDistribution(self._base, tfb.Invert(self.bijection))
+
+    # Pieces, all of which trace.
+
+    def dequantize(self, x, noise=None):
+        """What the bijection sees of data x: its bins plus `noise`, by default 1/2."""
+        return self.data_spec.dequantize(x, noise)
+
+    def latent_and_log_prob(self, x, labels=None, training=False):
+        """Latents and log-likelihoods, in nats, of dequantised x."""
+        z, log_det = self.bijection.forward_and_log_det(x, labels, training)
+        # tfd.Sample's would broadcast shapes at run time, which ONNX cannot.
+        return z, ops.sum(self._element.log_prob(z), axis=-1) + log_det
+
+    def data_of(self, z, labels=None):
+        """Data, in its own dtype, of latents z."""
+        x, _ = self.bijection.inverse_and_log_det(z, labels)
+        return self.data_spec.quantize(x)
+
+    def latents_of(self, seeds, temperatures):
+        """Draws from the base distribution, row i from seeds[i] (two integers) alone, scaled."""
+        draw = functools.partial(self._base.sample, sample_shape=())
+        z = tf.map_fn(lambda seed: draw(seed=seed), seeds, fn_output_signature=self.compute_dtype)
+        return tf.ensure_shape(z, (None, self.data_spec.size)) * temperatures[:, None]
+
+    @property
+    def _base(self):
+        return tfd.Sample(self._element, self.data_spec.size)
+
+    @property
+    def _element(self):
+        """The base distribution of one dimension of the latent."""
+        zero = ops.zeros((), self.compute_dtype)
+        return PRIORS[self.prior](zero, zero + 1)
+
+    @functools.cached_property
+    def _traced_forward(self):
+        return tf.function(self.latent_and_log_prob, autograph=False, reduce_retracing=True)
+
+    @functools.cached_property
+    def _traced_decode(self):
+        return tf.function(self.data_of, autograph=False, reduce_retracing=True)
+
+    @functools.cached_property
+    def _traced_sample(self):
+        def sample(seeds, temperatures, labels):
+            return self.data_of(self.latents_of(seeds, temperatures), labels)
+
+        return tf.function(sample, autograph=False, reduce_retracing=True)
+
+    def _check_adapted(self, method):
+        if not self.adapted:
+            raise ValueError(
+                f"{type(self).__name__}.{method} needs a model that is adapted to data, and this "
+                "one is not: call `fit` or `adapt(dataset)`, or load weights, first."
+            )
+
+    def _ready(self, x, labels):
+        self._check_adapted("log_prob and encode")
+        if isinstance(x, keras.KerasTensor):
+            raise TypeError(
+                "log_prob and encode take data, not symbolic tensors: in a functional model, use "
+                '`model(x)["log_prob"]` or `model(x)["latent"]`.'
+            )
+        x = tf.convert_to_tensor(x)
+        self.data_spec.check(x)
+        return x, self.data_spec.check_labels(labels, x.shape[0])

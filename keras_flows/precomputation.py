@@ -1,0 +1,57 @@
+"""Values that layers make of their weights alone, made ahead of a loop or of an export.
+
+The leaves make them, a 1x1 convolution the inverse of its matrix for instance, and compositions
+know nothing of it. Whoever needs the values ahead asks all leaves at once, and supplies the values
+to all of them at once.
+"""
+
+import contextlib
+import contextvars
+
+from keras_flows.private import flatten_layers
+
+_known = contextvars.ContextVar("keras_flows_precomputed", default={})
+
+
+class Precomputes:
+    """Mixin of a Keras layer that makes something of its weights alone.
+
+    It writes `precompute` and reads the values by `precomputed`.
+    """
+
+    directed = False
+    """Whether the values of the two directions differ."""
+
+    def precompute(self, inverse):
+        """A structure of tensors that the forward, or inverse, pass makes of the weights alone."""
+        raise NotImplementedError
+
+    @property
+    def precomputed_weights(self):
+        """The weights that are read by `precompute` alone, in whichever direction."""
+        return self.variables
+
+    def precomputed(self, inverse=False):
+        """What `precompute` gives, from whoever has computed it ahead, or else computed now."""
+        known, key = _known.get(), _key(self, inverse)
+        return known[key] if key in known else self.precompute(inverse)
+
+
+def leaves_of(layer):
+    """The layers inside of `layer`, itself included, that precompute."""
+    return [leaf for leaf in flatten_layers(layer) if isinstance(leaf, Precomputes)]
+
+
+@contextlib.contextmanager
+def supply(leaves, values, inverse):
+    """Within this context each of `leaves` finds its one of `values` as precomputed."""
+    known = {_key(leaf, inverse): value for leaf, value in zip(leaves, values, strict=True)}
+    token = _known.set(_known.get() | known)
+    try:
+        yield
+    finally:
+        _known.reset(token)
+
+
+def _key(leaf, inverse):
+    return id(leaf), inverse and leaf.directed

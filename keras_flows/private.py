@@ -1,0 +1,90 @@
+"""What only private names of Keras and TensorFlow give; all that this package reaches is here.
+
+`tests/test_private.py` tells, for each, when a release has made it needless.
+"""
+
+import keras
+import tensorflow as tf
+
+
+def flatten_layers(layer):
+    """The Keras layer and all layers inside it, those that Keras does not see too.
+
+    Such a layer, like the pattern of a `Repeat`, is named by its owner's `untracked_layers`.
+    """
+    for inner in layer._flatten_layers():
+        yield inner
+        for hidden in getattr(inner, "untracked_layers", ()):
+            yield from flatten_layers(hidden)
+
+
+def declared_trainable(layer):
+    """The weights of the layer, and of those inside it, that are trainable unless frozen."""
+    return [variable for inner in flatten_layers(layer) for variable in inner._trainable_variables]
+
+
+class TrackedByTensorFlow:
+    """Mixin of a Keras layer whose variables `tf.Module`s and `tf.train.Checkpoint` find."""
+
+    def _post_build(self):
+        super()._post_build()
+        # tfb.Chain and tfd.TransformedDistribution look for tf.Variables in the attributes of
+        # tf.Modules, where Keras' own variables hide them.
+        self.__dict__["_tf_variables"] = [variable.value for variable in self.variables]
+        self.__dict__["_all_weights"] = tf.__internal__.tracking.wrap(list(self.variables))
+
+    def _trackable_children(self, *args, **kwargs):
+        # Nor would tf.train.Checkpoint find those of layers in lists. Keras must not see the list:
+        # it would count, and save, the weights of inner layers as this one's own.
+        children = super()._trackable_children(*args, **kwargs)
+        return {**children, "all_weights": self._all_weights} if self.built else children
+
+
+class BuiltByConstructor:
+    """Mixin of a model whose constructor builds it: `fit` makes no attempt of its own."""
+
+    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+        # Keras' own reads a batch, of which it takes the mean over replicas, as if they all had
+        # examples, and as many.
+        pass
+
+
+class OwnMoments:
+    """Mixin of a `keras.layers.BatchNormalization` whose batch's moments are `moments(inputs)`."""
+
+    def _moments(self, inputs, mask):
+        return self.moments(inputs)
+
+
+def apply_reduced_gradients(optimizer, gradients, weights):
+    """`optimizer.apply` of gradients that are sums over all replicas already."""
+    inner = optimizer
+    while hasattr(inner, "inner_optimizer"):
+        inner = inner.inner_optimizer
+    # Keras would clip each replica's gradients, look for infinities in them, and sum last.
+    inner._all_reduce_sum_gradients = lambda gradients_and_weights: gradients_and_weights
+    optimizer.apply(gradients, weights)
+
+
+def get_initial_epoch(model):
+    """The epoch that `fit` begins with, which a `BackupAndRestore` has set; None if nobody has."""
+    return model._initial_epoch
+
+
+def set_initial_epoch(model, epoch):
+    model._initial_epoch = epoch
+
+
+def loss_tracker(model):
+    """The metric `loss` of a compiled model."""
+    return model._loss_tracker
+
+
+def clear_losses(model):
+    """Forgets what `add_loss` has added since."""
+    model._clear_losses()
+
+
+def datasets_of(dataset):
+    """The datasets that a `tf.data.Dataset` is made of, by `map` for instance."""
+    return dataset._inputs()

@@ -1,0 +1,178 @@
+"""How a flow is trained: adapted to data first, then by its negative log-likelihood."""
+
+import math
+
+import keras
+import tensorflow as tf
+from keras import ops
+
+from keras_flows import dequantization, distribute, first_examples, private, resume
+from keras_flows.distributed_model import DistributedModel
+from keras_flows.private import flatten_layers
+
+
+class LikelihoodTraining(DistributedModel):
+    """Mixin of a `Density`: `adapt`, and Keras' `compile`, `fit`, `evaluate` and `predict`.
+
+    Args:
+        adapt_examples: how many examples `fit` adapts to.
+        seed: of the noise in `fit`, `evaluate` and `adapt`.
+    """
+
+    def __init__(self, *args, adapt_examples, seed, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.adapt_examples = adapt_examples
+        self.seed = seed
+        self._bits_per_dim = keras.metrics.Mean(name="bits_per_dim")
+        self._adapted = self.add_weight(
+            name="adapted", shape=(), dtype="bool", initializer="zeros", trainable=False
+        )
+
+    @property
+    def adapted(self):
+        """Whether `adapt` has been called, or nothing depends on the data."""
+        with tf.init_scope():
+            data_dependent = any(
+                getattr(layer, "data_dependent", False) for layer in flatten_layers(self)
+            )
+            return not data_dependent or bool(self._adapted.numpy())
+
+    def adapt(self, x, y=None):
+        """Sets data-dependent initial weights from the first `adapt_examples` examples.
+
+        `fit` calls this if nobody has. Calling it again adapts again.
+
+        Args:
+            x: a tf.data.Dataset of batches of x or (x, label), an array or a PyDataset.
+            y: labels, if x is an array.
+        """
+        self.data_spec.check_source(x, read_again=False)
+        self._adapt(first_examples.read(x, y, self.adapt_examples))
+
+    def compile(self, optimizer="adam", **kwargs):
+        """As in Keras, without losses and metrics: a flow has its own."""
+        for name in ("loss", "loss_weights", "metrics", "weighted_metrics"):
+            if kwargs.get(name) is not None:
+                raise ValueError(
+                    f"A Flow minimises its negative log-likelihood and takes no `{name}`. "
+                    f"Received: {name}={kwargs[name]!r}"
+                )
+        super().compile(optimizer, **kwargs)
+        half = any(layer.compute_dtype == "float16" for layer in flatten_layers(self))
+        scaled = keras.optimizers.LossScaleOptimizer
+        scales = isinstance(self.optimizer, scaled)
+        if half and kwargs.get("auto_scale_loss", True) and not scales:
+            # Keras looks at the model's own policy only, which is never half.
+            with self.distribute_strategy.scope():
+                self.optimizer = scaled(self.optimizer, name="loss_scale")
+
+    def compile_from_config(self, config):
+        # Keras' own skips models that override `compile`: they would load without optimizer.
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        self.optimizer.build(self.trainable_variables)
+
+    def fit(
+        self, x=None, y=None, batch_size=None, epochs=1, verbose="auto", callbacks=None, **kwargs
+    ):
+        """As in Keras. Adapts the model first, if that has not been done."""
+        for name in ("sample_weight", "class_weight"):
+            if kwargs.get(name) is not None:
+                raise ValueError(f"A Flow takes no `{name}`. Received: {name}={kwargs[name]!r}")
+        if not self.trainable_weights:
+            raise ValueError("All weights of the model are frozen: there is nothing to fit.")
+        self.data_spec.check_source(x, read_again=True)
+        self._check_strategy()
+        adapted = self.adapted
+        first = first_examples.read(x, y, 1 if adapted else self.adapt_examples, batch_size)
+        if adapted:
+            self._check_examples(first)
+        else:
+            self._adapt(first)
+        replicas = self.distribute_strategy.num_replicas_in_sync
+        if first.batch_size < replicas:
+            raise ValueError(
+                f"A batch must have an example for each of the {replicas} replicas, which share "
+                f"it. Received: a batch of {first.batch_size}"
+            )
+        if isinstance(x, tf.data.Dataset) and self.compiled:
+            kwargs.setdefault("shuffle", False)  # or Keras warns that it cannot
+        if not isinstance(callbacks, keras.callbacks.CallbackList):
+            order = resume.SetEpoch(x, kwargs.get("validation_data"))
+            callbacks = [*keras.tree.flatten(callbacks or []), order]
+        return super().fit(x, y, batch_size, epochs, verbose=verbose, callbacks=callbacks, **kwargs)
+
+    def evaluate(self, x=None, *args, **kwargs):
+        self._check_adapted("evaluate")
+        self.data_spec.check_source(x, read_again=False)
+        return super().evaluate(x, *args, **kwargs)
+
+    def predict(self, x, *args, **kwargs):
+        self._check_adapted("predict")
+        self.data_spec.check_source(x, read_again=False)
+        return super().predict(x, *args, **kwargs)
+
+    def train_on_batch(self, *args, **kwargs):
+        self._check_adapted("train_on_batch")
+        return super().train_on_batch(*args, **kwargs)
+
+    def test_on_batch(self, *args, **kwargs):
+        self._check_adapted("test_on_batch")
+        return super().test_on_batch(*args, **kwargs)
+
+    def predict_on_batch(self, *args, **kwargs):
+        self._check_adapted("predict_on_batch")
+        return super().predict_on_batch(*args, **kwargs)
+
+    def train_step(self, data):
+        with tf.GradientTape() as tape:
+            loss = self._step(data, dequantization.FIT, self.optimizer.iterations, training=True)
+            loss = self.optimizer.scale_loss(loss)
+        gradients = tape.gradient(loss, self.trainable_weights)
+        self.apply_gradients(gradients)
+        return self.get_metrics_result()
+
+    def test_step(self, data):
+        # The examples seen so far tell the batches of one evaluation apart.
+        self._step(data, dequantization.EVALUATE, self._bits_per_dim.count, training=False)
+        return self.get_metrics_result()
+
+    def predict_step(self, data):
+        x, y, _ = keras.utils.unpack_x_y_sample_weight(data)
+        return self(x, labels=y if self.data_spec.num_classes else None, training=False)
+
+    def auxiliary_loss(self, z, labels=None):
+        """What a subclass adds to each example's loss, (batch,) in nats, given its latent."""
+        return ops.zeros_like(z[:, 0])
+
+    def _step(self, data, kind, counter, training):
+        """Updates the metrics and returns this replica's share of the loss, in nats per example."""
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        if sample_weight is not None:
+            raise ValueError("A Flow takes no sample weights. Received: sample_weight")
+        private.clear_losses(self)
+        x = self.dequantize(x, self._noise(x, kind, counter))
+        labels = self.data_spec.check_labels(y)
+        z, log_prob = self.latent_and_log_prob(x, labels, training)
+        count = ops.cast(ops.shape(log_prob)[0], log_prob.dtype)
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        total = ops.sum(self.auxiliary_loss(z, labels) - log_prob)
+        penalty = sum(self.losses, ops.zeros((), log_prob.dtype))
+        private.loss_tracker(self).update_state(
+            total / ops.maximum(count, 1) + penalty, sample_weight=count
+        )
+        self._bits_per_dim.update_state(-log_prob / (self.data_spec.size * math.log(2)))
+        return total / distribute.global_sum(count) + penalty / replicas
+
+    def _noise(self, x, kind, counter=0):
+        return self.data_spec.noise(x, kind, self.seed, counter, distribute.replica_id())
+
+    def _adapt(self, first):
+        labels = self._check_examples(first)
+        x = self.dequantize(first.x, self._noise(first.x, dequantization.ADAPT))
+        with self.distribute_strategy.scope():  # in which statistics are those of all workers
+            self.bijection.adapt(x, labels)
+        self._adapted.assign(True)
+
+    def _check_examples(self, first):
+        self.data_spec.check(first.x)
+        return self.data_spec.check_labels(first.y, len(first.x))
