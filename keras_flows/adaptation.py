@@ -12,7 +12,7 @@ from keras import ops
 
 from keras_flows import distribute
 
-# The factor in exp(3 * log_scale) and the floor under the standard deviation, as Glow released them.
+# The factor in exp(3 * log_scale) and the floor under the standard deviation, as Glow released.
 LOG_SCALE_FACTOR = 3.0
 EPSILON = 1e-6
 

@@ -5,6 +5,7 @@ import tensorflow as tf
 from keras import ops
 
 from keras_flows import adaptation
+from keras_flows.arguments import require
 from keras_flows.bijector import BijectorLayer
 from keras_flows.private import TrackedByTensorFlow
 from keras_flows.serialization import ConstructorConfig
@@ -128,9 +129,10 @@ def check_bijections(**argument):
     """The argument's value as a list; TypeError unless it holds bijections, at least one."""
     ((name, value),) = argument.items()
     bijections = list(value)
-    if not bijections or not all(isinstance(item, Bijection) for item in bijections):
-        raise TypeError(
-            f"Argument `{name}` must be a list of at least one bijection of keras_flows. "
-            f"Received: {name}={value!r}"
-        )
+    require(
+        bijections and all(isinstance(item, Bijection) for item in bijections),
+        f"Argument `{name}` must be a list of at least one bijection of keras_flows",
+        error=TypeError,
+        **argument,
+    )
     return bijections

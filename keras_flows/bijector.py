@@ -138,8 +138,7 @@ class BijectorLayer(keras.layers.Layer, _Bijector):
             x = ops.convert_to_tensor(x, self.compute_dtype)
             rank = len(x.shape) - len(shape)
             if rank < 0 or any(
-                given not in (None, want)
-                for given, want in zip(x.shape[rank:], shape, strict=True)
+                given not in (None, want) for given, want in zip(x.shape[rank:], shape, strict=True)
             ):
                 raise ValueError(
                     f"{type(self).__name__} {self.name!r} expected a tensor of shape "

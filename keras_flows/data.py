@@ -10,12 +10,10 @@ import re
 from multiprocessing.pool import ThreadPool
 
 import numpy as np
-import requests
 import tensorflow as tf
-import tensorflow_datasets as tfds
 from absl import logging
 
-from keras_flows.datasets import EMBEDDED
+from keras_flows.arguments import require
 
 _MEMORY_LIMIT = 2 * 2**30  # bytes of decoded examples, for the cache and for the shuffle buffer
 _NETWORK_TIMEOUT = 5  # seconds
@@ -52,13 +50,15 @@ def load(name, *, split, batch_size, data_dir=None, labels=False, seed=None):
             without images of one size, or a `data_dir` that does not hold the dataset.
         ConnectionError: when the dataset must be downloaded and its source does not answer.
     """
+    import tensorflow_datasets as tfds  # not with the package: it takes seconds
+
     valid = _is_integer(batch_size) and batch_size >= 1
-    _require(valid, "batch_size", "a positive integer", batch_size)
-    _require(seed is None or _is_integer(seed), "seed", "an integer or None", seed)
+    _expect(valid, "a positive integer", batch_size=batch_size)
+    _expect(seed is None or _is_integer(seed), "an integer or None", seed=seed)
     if data_dir is not None:
-        valid = isinstance(data_dir, (str, os.PathLike))
+        valid = isinstance(data_dir, str | os.PathLike)
         valid = valid and tf.io.gfile.isdir(os.path.expanduser(data_dir))
-        _require(valid, "data_dir", "an existing directory, or None for TFDS' own", data_dir)
+        _expect(valid, "an existing directory, or None for TFDS' own", data_dir=data_dir)
         data_dir = os.path.expanduser(data_dir)
 
     builder = _builder(name, data_dir)
@@ -66,9 +66,9 @@ def load(name, *, split, batch_size, data_dir=None, labels=False, seed=None):
     x_key = "image" if _is_array(specs.get("image"), 3, np.uint8) else "features"
     valid = x_key == "image" or _is_array(specs.get("features"), 1, np.number)
     rule = "a dataset with `image`, uint8 of one fixed shape (H, W, C), or `features`, numbers (D,)"
-    _require(valid, "name", f"{rule}; this one has {specs}", name)
+    _expect(valid, f"{rule}; this one has {specs}", name=name)
     valid = not labels or _is_array(specs.get("label"), 0, np.integer)
-    _require(valid, "labels", f"False, as {name!r} has no integer feature `label`", labels)
+    _expect(valid, f"False, as {name!r} has no integer feature `label`", labels=labels)
     if not builder.info.splits:
         _prepare(name, builder, data_dir)
         builder = _builder(name, data_dir)  # which reads what is on the disk now
@@ -77,7 +77,7 @@ def load(name, *, split, batch_size, data_dir=None, labels=False, seed=None):
         num_examples = splits[split].num_examples
     except (ValueError, AttributeError):  # the latter for what is not a string
         num_examples = 0
-    _require(num_examples, "split", f"one of {list(splits)} or a slice that is not empty", split)
+    _expect(num_examples, f"one of {list(splits)} or a slice that is not empty", split=split)
 
     with _quiet():
         data = builder.as_dataset(
@@ -125,12 +125,9 @@ def _shuffled(data, buffer_size, seed):
     return shuffled.apply(known), epoch
 
 
-def _require(valid, argument, rule, value):
-    if not valid:
-        raise ValueError(
-            f"Received an invalid value for argument `{argument}`, expected {rule}. "
-            f"Received: {argument}={value!r}"
-        )
+def _expect(valid, rule, **argument):
+    (name,) = argument
+    require(valid, f"Received an invalid value for argument `{name}`, expected {rule}", **argument)
 
 
 def _is_integer(value):
@@ -143,9 +140,13 @@ def _is_array(spec, rank, dtype):
 
 
 def _builder(name, data_dir):
+    import tensorflow_datasets as tfds
+
+    from keras_flows.datasets import EMBEDDED
+
     # The pattern has no namespaces: for "huggingface:mnist" TFDS would go on the network.
     valid = isinstance(name, str) and re.fullmatch(r"\w+(/[\w.+-]+)?(:\d+\.\d+\.\d+)?", name)
-    _require(valid, "name", "a TFDS dataset's name, `dataset[/config][:version]`", name)
+    _expect(valid, "a TFDS dataset's name, `dataset[/config][:version]`", name=name)
     if name in EMBEDDED:
         return EMBEDDED[name](data_dir=data_dir)
     try:
@@ -156,10 +157,12 @@ def _builder(name, data_dir):
         rule = f"one of {[*EMBEDDED]} or of `tensorflow_datasets.list_builders()`; near: {close}"
     except (ValueError, AssertionError) as error:
         rule = f"a config and a version that the dataset has ({error})"
-    _require(False, "name", rule, name)
+    _expect(False, rule, name=name)
 
 
 def _prepare(name, builder, data_dir):
+    from keras_flows.datasets import EMBEDDED
+
     embedded = name in EMBEDDED
     if not embedded:
         recipe = f"`tensorflow_datasets.load({name!r}, data_dir=DIR)`"
@@ -167,7 +170,7 @@ def _prepare(name, builder, data_dir):
             f"a directory that holds the dataset (there is no {builder.data_dir}): prepare it with "
             f"{recipe}, or leave `data_dir` out to download it to TFDS' own directory"
         )
-        _require(data_dir is None, "data_dir", rule, data_dir)
+        _expect(data_dir is None, rule, data_dir=data_dir)
         _require_network(name, builder, recipe)
     # TFDS draws the name of its temporary directory from `random`: two workers seeded alike would
     # share it. Besides, the caller's random state is not ours to advance.
@@ -185,6 +188,8 @@ def _prepare(name, builder, data_dir):
 
 def _require_network(name, builder, recipe):
     """Asks the dataset's source for an answer, because TFDS, offline, retries for minutes."""
+    import requests
+
     for url in [url for url in builder.url_infos or () if url.startswith("http")][:1]:
         try:
             with ThreadPool(1) as pool:  # because looking up a host has no timeout of its own

@@ -5,7 +5,7 @@ import keras
 from keras_flows import distribute
 from keras_flows import export as saved_model
 from keras_flows import presets as preset_folders
-from keras_flows.arguments import check_integers
+from keras_flows.arguments import check_integers, require
 from keras_flows.data_spec import DataSpec
 from keras_flows.density import Density
 from keras_flows.serialization import ConstructorConfig
@@ -62,11 +62,11 @@ class Flow(ConstructorConfig, LikelihoodTraining, Density):
             check_integers(0, seed=seed)
         # Networks inside may compute in half; the flow, its latents and likelihoods never do.
         policy = keras.dtype_policies.get(dtype)
-        if policy.variable_dtype not in ("float32", "float64"):
-            raise ValueError(
-                "Argument `dtype` must keep variables in float32 or float64, as 'mixed_bfloat16' "
-                f"does. Received: dtype={policy.name!r}"
-            )
+        require(
+            policy.variable_dtype in ("float32", "float64"),
+            "Argument `dtype` must keep variables in float32 or float64, as 'mixed_bfloat16' does",
+            dtype=policy.name,
+        )
         super().__init__(
             bijection,
             DataSpec(input_shape, bits, num_classes, policy.variable_dtype),

@@ -4,6 +4,8 @@ import contextlib
 import os
 import tempfile
 
+from keras_flows.arguments import require
+
 
 @contextlib.contextmanager
 def new_folder(path, argument):
@@ -16,19 +18,24 @@ def new_folder(path, argument):
         TypeError: if it is no path.
         ValueError: if it is a URL.
     """
-    if not isinstance(path, str | os.PathLike):
-        raise TypeError(f"Argument `{argument}` must be a path. Received: {argument}={path!r}")
-    if "://" in os.fspath(path):
-        raise ValueError(
-            f"Argument `{argument}` must be a folder of this machine's file system; copy it from "
-            f"there. Received: {argument}={path!r}"
-        )
+    require(
+        isinstance(path, str | os.PathLike),
+        f"Argument `{argument}` must be a path",
+        error=TypeError,
+        **{argument: path},
+    )
+    require(
+        "://" not in os.fspath(path),
+        f"Argument `{argument}` must be a folder of this machine's file system; copy it from there",
+        **{argument: path},
+    )
     path = os.path.realpath(path)
-    if os.path.lexists(path) and (not os.path.isdir(path) or os.listdir(path)):
-        raise FileExistsError(
-            f"Argument `{argument}` must be a new or empty folder: nothing is overwritten. "
-            f"Received: {argument}={path!r}"
-        )
+    require(
+        not os.path.lexists(path) or (os.path.isdir(path) and not os.listdir(path)),
+        f"Argument `{argument}` must be a new or empty folder: nothing is overwritten",
+        error=FileExistsError,
+        **{argument: path},
+    )
     parent, name = os.path.split(path)
     os.makedirs(parent, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=parent) as scratch:

@@ -7,10 +7,11 @@ to all of them at once.
 
 import contextlib
 import contextvars
+from types import MappingProxyType
 
 from keras_flows.private import flatten_layers
 
-_known = contextvars.ContextVar("keras_flows_precomputed", default={})
+_known = contextvars.ContextVar("keras_flows_precomputed", default=MappingProxyType({}))
 
 
 class Precomputes:
@@ -46,7 +47,7 @@ def leaves_of(layer):
 def supply(leaves, values, inverse):
     """Within this context each of `leaves` finds its one of `values` as precomputed."""
     known = {_key(leaf, inverse): value for leaf, value in zip(leaves, values, strict=True)}
-    token = _known.set(_known.get() | known)
+    token = _known.set({**_known.get(), **known})
     try:
         yield
     finally:

@@ -265,7 +265,7 @@ def _check_trusted(config, where):
 
 
 def _is_trusted(config):
-    # Without the entry it is Keras' own, such as a "__tuple__"; null is what Keras writes for others.
+    # Without the entry it is Keras' own, such as a "__tuple__"; others have null there.
     module, name = config.get("module", "keras"), config["class_name"]
     if name in CODE:  # whatever it is registered as: Keras does not look there first
         return False

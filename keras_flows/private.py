@@ -3,7 +3,6 @@
 `tests/test_private.py` tells, for each, when a release has made it needless.
 """
 
-import keras
 import tensorflow as tf
 
 

@@ -7,6 +7,7 @@ import tensorflow as tf
 from keras import ops
 
 from keras_flows import dequantization, distribute, first_examples, private, resume
+from keras_flows.arguments import require
 from keras_flows.distributed_model import DistributedModel
 from keras_flows.private import flatten_layers
 
@@ -52,11 +53,11 @@ class LikelihoodTraining(DistributedModel):
     def compile(self, optimizer="adam", **kwargs):
         """As in Keras, without losses and metrics: a flow has its own."""
         for name in ("loss", "loss_weights", "metrics", "weighted_metrics"):
-            if kwargs.get(name) is not None:
-                raise ValueError(
-                    f"A Flow minimises its negative log-likelihood and takes no `{name}`. "
-                    f"Received: {name}={kwargs[name]!r}"
-                )
+            require(
+                kwargs.get(name) is None,
+                f"A Flow minimises its negative log-likelihood and takes no `{name}`",
+                **{name: kwargs.get(name)},
+            )
         super().compile(optimizer, **kwargs)
         half = any(layer.compute_dtype == "float16" for layer in flatten_layers(self))
         scaled = keras.optimizers.LossScaleOptimizer
@@ -76,8 +77,8 @@ class LikelihoodTraining(DistributedModel):
     ):
         """As in Keras. Adapts the model first, if that has not been done."""
         for name in ("sample_weight", "class_weight"):
-            if kwargs.get(name) is not None:
-                raise ValueError(f"A Flow takes no `{name}`. Received: {name}={kwargs[name]!r}")
+            value = kwargs.get(name)
+            require(value is None, f"A Flow takes no `{name}`", **{name: value})
         if not self.trainable_weights:
             raise ValueError("All weights of the model are frozen: there is nothing to fit.")
         self.data_spec.check_source(x, read_again=True)

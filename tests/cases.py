@@ -9,12 +9,14 @@ from keras import ops
 
 from keras_flows import Bijection, layers
 from keras_flows.bijection import sum_over_event
+from keras_flows.layers.coupling import Coupling
 from keras_flows.networks import MLP, ConvNet, ResNet, WeightNormConv2D
 
 BATCH = 4
 LABELS = np.array([0, 2, 1, 2])  # one for each of a batch
 
 VECTOR = (5,)
+TOKENS = (3, 4)
 IMAGE = (2, 4, 3)
 
 
@@ -33,6 +35,62 @@ class UserBijection(Bijection):
         return ops.sinh(z) - self.bias, sum_over_event(ops.log(ops.cosh(z)))
 
 
+@keras.saving.register_keras_serializable(package="tests")
+class RandomHalf(layers.Partition):
+    """A half of the channels that it draws."""
+
+    def build(self, input_shape):
+        order = np.random.permutation(input_shape[-1])
+        self.order = self._constant("permutation", order)
+        self.back = self._constant("inverse_permutation", np.argsort(order))
+
+    def _constant(self, name, value):
+        weight = self.add_weight(name=name, shape=value.shape, dtype="int32", trainable=False)
+        weight.assign(value)
+        return weight
+
+    def split(self, x):
+        channels = x.shape[-1]
+        return ops.split(ops.take(x, self.order, axis=-1), [channels // 2], axis=-1)
+
+    def merge(self, first, second):
+        return ops.take(ops.concatenate([first, second], axis=-1), self.back, axis=-1)
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class RandomElements(layers.Partition):
+    """Half of all elements, which it draws, by masks."""
+
+    def build(self, input_shape):
+        size = np.prod(input_shape[1:])
+        first = np.random.permutation(np.arange(size) % 2).reshape(1, *input_shape[1:])
+        self.first = self.add_weight(name="permutation", shape=first.shape, trainable=False)
+        self.first.assign(first)
+
+    def masks(self):
+        return self.first, 1 - self.first
+
+    def split(self, x):
+        return x * self.first, x * (1 - self.first)
+
+    def merge(self, first, second):
+        return first + second
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class SinhCoupling(Coupling):
+    """z2 = arcsinh(x2 + 1) + p: what is zero in is nothing of the kind out."""
+
+    parameters_per_channel = 1
+
+    def transform(self, x2, parameters):
+        return ops.arcsinh(x2 + 1) + parameters, -0.5 * ops.log1p((x2 + 1) ** 2)
+
+    def inverse_transform(self, z2, parameters):
+        x2 = ops.sinh(z2 - parameters) - 1
+        return x2, 0.5 * ops.log1p((x2 + 1) ** 2)
+
+
 def step(network):
     """A step of Glow."""
     return [layers.ActNorm(), layers.InvertibleConv1x1(), layers.AffineCoupling(network)]
@@ -41,6 +99,7 @@ def step(network):
 CASES = {
     "act_norm": (layers.ActNorm, VECTOR, None),
     "act_norm_image": (layers.ActNorm, IMAGE, None),
+    "act_norm_tokens": (layers.ActNorm, TOKENS, None),
     "additive_no_network": (lambda: layers.AdditiveCoupling(None), VECTOR, None),
     "additive_half": (lambda: layers.AdditiveCoupling(MLP(6)), VECTOR, None),
     "additive_even_odd_swap": (
@@ -79,6 +138,17 @@ CASES = {
         IMAGE,
         None,
     ),
+    "affine_tokens": (lambda: layers.AffineCoupling(MLP(6), swap=True), TOKENS, None),
+    "affine_random_half": (
+        lambda: layers.AffineCoupling(MLP(6), partition=RandomHalf(), swap=True),
+        VECTOR,
+        None,
+    ),
+    "affine_random_elements": (
+        lambda: layers.AffineCoupling(MLP(6), partition=RandomElements(), swap=True),
+        TOKENS,
+        None,
+    ),
     "affine_half_image": (lambda: layers.AffineCoupling(ConvNet(6)), IMAGE, None),
     "affine_even_odd_image": (
         lambda: layers.AffineCoupling(None, partition="even_odd", scale="tanh"),
@@ -111,6 +181,11 @@ CASES = {
     "batch_norm_image": (layers.BatchNorm, IMAGE, None),
     "batch_norm_half_swap": (lambda: layers.BatchNorm(partition="half", swap=True), IMAGE, None),
     "batch_norm_even_odd": (lambda: layers.BatchNorm(partition="even_odd"), IMAGE, None),
+    "batch_norm_random_elements": (
+        lambda: layers.BatchNorm(partition=RandomElements()),
+        TOKENS,
+        None,
+    ),
     "batch_norm_checkerboard": (lambda: layers.BatchNorm(partition="checkerboard"), IMAGE, None),
     "batch_norm_checkerboard_swap": (
         lambda: layers.BatchNorm(partition="checkerboard", swap=True),
@@ -134,6 +209,7 @@ CASES = {
     "flatten": (layers.Flatten, IMAGE, None),
     "invertible_conv1x1": (layers.InvertibleConv1x1, VECTOR, None),
     "invertible_conv1x1_image": (layers.InvertibleConv1x1, IMAGE, None),
+    "invertible_conv1x1_tokens": (layers.InvertibleConv1x1, TOKENS, None),
     "learned_prior": (layers.LearnedPrior, VECTOR, None),
     "learned_prior_image": (layers.LearnedPrior, IMAGE, None),
     "learned_prior_of_classes": (lambda: layers.LearnedPrior(num_classes=3), VECTOR, LABELS),
@@ -171,6 +247,15 @@ CASES = {
         VECTOR,
         None,
     ),
+    "repeat_of_tokens": (
+        lambda: layers.Repeat(
+            layers.Chain([*step(MLP(6)), SinhCoupling(MLP(6), partition=RandomElements())]),
+            2,
+            reversible=True,
+        ),
+        TOKENS,
+        None,
+    ),
     "repeat_of_batch_norm": (lambda: layers.Repeat(layers.BatchNorm(), 2), VECTOR, None),
     "repeat_of_classes": (
         lambda: layers.Repeat(layers.LearnedPrior(num_classes=3), 2, reversible=True),
@@ -179,7 +264,13 @@ CASES = {
     ),
     "rescale": (lambda: layers.Rescale(1 / 4, -0.5), IMAGE, None),
     "rescale_negative": (lambda: layers.Rescale(-3), VECTOR, None),
+    "sinh_checkerboard": (
+        lambda: SinhCoupling(MLP(6), partition="checkerboard", swap=True),
+        IMAGE,
+        None,
+    ),
     "squeeze": (layers.Squeeze, (4, 2, 3), None),
     "squeeze_cell": (lambda: layers.Squeeze(order="cell"), (2, 4, 3), None),
+    "squeeze_by_3": (lambda: layers.Squeeze(3), (6, 3, 2), None),
     "user": (UserBijection, VECTOR, None),
 }

@@ -126,6 +126,15 @@ def test_squeeze(order, first, right):
     np.testing.assert_array_equal(z[0, 1, 0], np.add(first, 20))
 
 
+def test_squeeze_by_more():
+    row, column, channel = np.indices((6, 9, 2))
+    z = layers.Squeeze(3)((100 * channel + 10 * row + column)[None])
+    assert z.shape == (1, 2, 3, 18)
+    cells = np.array([0, 1, 2, 10, 11, 12, 20, 21, 22])
+    np.testing.assert_array_equal(z[0, 0, 0], [*cells, *(100 + cells)])
+    np.testing.assert_array_equal(z[0, 1, 2], np.array([*cells, *(100 + cells)]) + 36)
+
+
 # What else has fixed values.
 
 
@@ -347,6 +356,10 @@ def test_res_net_takes_the_input_and_its_negative(masked, monkeypatch):
         (lambda: layers.Permute([1, 1]), ValueError, r"permutation=\[1, 1\]"),
         (lambda: layers.Rescale(0), ValueError, "scale=0"),
         (lambda: layers.Squeeze(order="row"), ValueError, "order='row'"),
+        (lambda: layers.Squeeze(1), ValueError, "size=1"),
+        (lambda: layers.Squeeze(3, order="cell"), ValueError, "order='cell', size=3"),
+        (lambda: layers.BatchNorm(partition="third"), ValueError, "partition='third'"),
+        (lambda: layers.AffineCoupling(None, partition=3), ValueError, "partition=3"),
         (lambda: networks.MLP(0), ValueError, "width=0"),
         (lambda: networks.ConvNet(2.5), ValueError, "width=2.5"),
         (lambda: networks.ResNet(4, 0), ValueError, "num_blocks=0"),
@@ -362,6 +375,8 @@ def test_refused_arguments(make, error, words):
     [
         (lambda: layers.Squeeze(), (3, 4, 1), "even height and width"),
         (lambda: layers.Squeeze(), (4,), "images"),
+        (lambda: layers.Squeeze(3), (6, 4, 1), "height and width that 3 divides"),
+        (lambda: layers.AdditiveCoupling(None, partition="checkerboard"), (3, 4), "for images"),
         (lambda: layers.Permute([1, 0]), (3,), "3 channels"),
         (lambda: layers.AffineCoupling(None), (1,), "at least 2"),
         (lambda: layers.AdditiveCoupling(None, partition="checkerboard"), (4,), "for images"),

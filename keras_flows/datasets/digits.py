@@ -60,5 +60,5 @@ class Digits(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         }
 
     def _generate_examples(self, images, labels):
-        for key, (image, label) in enumerate(zip(images, labels)):
+        for key, (image, label) in enumerate(zip(images, labels, strict=True)):
             yield key, {"image": image, "label": int(label)}

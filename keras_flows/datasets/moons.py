@@ -43,5 +43,6 @@ class Moons(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         # the lower moon is the upper one turned by half a circle, about (1/2, 1/4)
         points = np.where(label[:, None] == 0, arc, [1, 0.5] - arc)
         points += random.normal(scale=0.1, size=points.shape)
-        for key, (point, which) in enumerate(zip(points.astype(np.float32), label)):
+        points = points.astype(np.float32)
+        for key, (point, which) in enumerate(zip(points, label, strict=True)):
             yield key, {"features": point, "label": int(which)}

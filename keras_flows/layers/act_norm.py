@@ -1,15 +1,17 @@
 import math
 
 import keras
+import tensorflow as tf
 from keras import ops
 
 from keras_flows import adaptation
 from keras_flows.adaptation import LOG_SCALE_FACTOR
 from keras_flows.bijection import Bijection, constant_log_det
+from keras_flows.precomputation import Precomputes
 
 
 @keras.saving.register_keras_serializable(package="keras_flows")
-class ActNorm(Bijection):
+class ActNorm(Precomputes, Bijection):
     """An affine map of each channel that `adapt` makes zero-mean and of unit variance.
 
     z = (x + bias) exp(3 log_scale); log_det = cells * sum(3 log_scale), cells = height * width.
@@ -19,21 +21,31 @@ class ActNorm(Bijection):
     """
 
     data_dependent = True
+    directed = True
 
     def build(self, input_shape):
         shape = (input_shape[-1],)
         self.bias = self.add_weight(name="bias", shape=shape, initializer="zeros")
         self.log_scale = self.add_weight(name="log_scale", shape=shape, initializer="zeros")
 
+    def precompute(self, inverse):
+        """scale and offset of y = x * scale + offset, and the sum of log(scale)."""
+        log_scale = LOG_SCALE_FACTOR * self.log_scale
+        if inverse:
+            return ops.exp(-log_scale), -self.bias, -ops.sum(log_scale)
+        scale = ops.exp(log_scale)
+        return scale, self.bias * scale, ops.sum(log_scale)
+
     def forward_and_log_det(self, x, condition=None, training=False):
         if adaptation.is_adapting():
             adaptation.normalize_channels(self.bias, self.log_scale, x)
-        log_scale = LOG_SCALE_FACTOR * self.log_scale
-        return (x + self.bias) * ops.exp(log_scale), self._log_det(x, log_scale)
+        return _affine(x, *self.precomputed(inverse=False))
 
     def inverse_and_log_det(self, z, condition=None, training=False):
-        log_scale = LOG_SCALE_FACTOR * self.log_scale
-        return z * ops.exp(-log_scale) - self.bias, -self._log_det(z, log_scale)
+        return _affine(z, *self.precomputed(inverse=True))
 
-    def _log_det(self, x, log_scale):
-        return constant_log_det(math.prod(x.shape[1:-1]) * ops.sum(log_scale), x)
+
+def _affine(x, scale, offset, log_det):
+    # Of `bias_add` TensorFlow knows the gradient's shape; of a sum it would compute it.
+    y = tf.nn.bias_add(x * scale, offset)
+    return y, constant_log_det(math.prod(x.shape[1:-1]) * log_det, x)

@@ -28,9 +28,7 @@ class BatchNorm(Bijection):
 
     def __init__(self, *, partition=None, swap=False, momentum=0.9, epsilon=1e-4, **kwargs):
         super().__init__(**kwargs)
-        require(
-            0 <= momentum <= 1, "Argument `momentum` must be in [0, 1]", momentum=momentum
-        )
+        require(0 <= momentum <= 1, "Argument `momentum` must be in [0, 1]", momentum=momentum)
         self.partition = partition
         self.swap = swap
         self.momentum = momentum

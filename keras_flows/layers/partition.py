@@ -161,7 +161,8 @@ class Roles:
         """Builds the partition, and returns the shapes of what a network is given and of x2."""
         if not self.partition.built:
             self.partition.build(input_shape)
-        first, second = self.partition.compute_output_spec(keras.KerasTensor(input_shape))
+        x = keras.KerasTensor(input_shape, self.partition.compute_dtype)
+        first, second = self.partition.compute_output_spec(x)
         x1, x2 = self._in_turn(first, second)
         *space, channels = x1.shape
         if self.partition.masks() is not None:

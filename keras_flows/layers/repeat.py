@@ -54,18 +54,21 @@ class Repeat(Precomputes, Stacked):
 
     @property
     def directed(self):
-        return any(leaf.directed for leaf in self._leaves())
+        return bool(_directed(self._leaves()))
 
     def precompute(self, inverse):
-        """What the leaves of each step precompute, stacked."""
-
+        """What the leaves of each step precompute, stacked; and what the way back needs besides."""
         leaves = self._leaves()
+        back = _directed(leaves) if self.reversible and not inverse else []
         if not leaves:
-            return []
+            return [], []
 
         def of_one(weights):
             with self.holding(weights):
-                return [leaf.precompute(inverse) for leaf in leaves]
+                return (
+                    [leaf.precompute(inverse) for leaf in leaves],
+                    [leaf.precompute(inverse=True) for leaf in back],
+                )
 
         return tf.vectorized_map(of_one, self.stacks(range(len(self._stacks))))
 
@@ -103,7 +106,7 @@ class Repeat(Precomputes, Stacked):
         if sources is None and unroll:
             sources = [self.stacks(range(len(self._stacks))), []]
         elif sources is None:
-            sources = [self.stacks(self._read_in_loop), self.precomputed(inverse)]
+            sources = [self.stacks(self._read_in_loop), self.precomputed(inverse)[0]]
         method = self.step.inverse_and_log_det if inverse else self.step.forward_and_log_det
 
         def body(state, slices):
@@ -125,9 +128,8 @@ class Repeat(Precomputes, Stacked):
         return y, total, changed
 
     def _run_reversibly(self, x, condition, training, changing):
-        structure = [self.stacks(self._read_in_loop), self.precomputed(inverse=False)]
-        pairs = zip(self._leaves(), self.precomputed(inverse=True), strict=True)
-        inverses = [value for leaf, value in pairs if leaf.directed]
+        values, inverses = self.precomputed(inverse=False)
+        structure = [self.stacks(self._read_in_loop), values]
         inverses = tf.nest.map_structure(tf.stop_gradient, inverses)
 
         @tf.custom_gradient
@@ -146,7 +148,6 @@ class Repeat(Precomputes, Stacked):
     def _run_backward(self, z, dz, dlog_det, sources, inverses, condition, training):
         """From the last step to the first: rebuilds what each was given, and differentiates it."""
         leaves = self._leaves()
-        directed = [leaf for leaf in leaves if leaf.directed]
 
         def body(state, slices):
             (z, dz), ((weights, values), inverse) = state, slices
@@ -154,11 +155,9 @@ class Repeat(Precomputes, Stacked):
             with (
                 self.holding(weights),
                 supply(leaves, values, inverse=False),
-                supply(directed, inverse, inverse=True),
+                supply(_directed(leaves), inverse, inverse=True),
             ):
-                x, dx, gradients = self.step.backward(
-                    z, dz, dlog_det, watched, condition, training
-                )
+                x, dx, gradients = self.step.backward(z, dz, dlog_det, watched, condition, training)
             return (x, dx), gradients
 
         flat = tf.nest.flatten(sources)
@@ -188,6 +187,10 @@ class Repeat(Precomputes, Stacked):
         if not training or tf.distribute.get_strategy().num_replicas_in_sync == 1:
             return False
         return any(getattr(layer, "synchronized", False) for layer in flatten_layers(self.step))
+
+
+def _directed(leaves):
+    return [leaf for leaf in leaves if leaf.directed]
 
 
 def _is_floating(condition):

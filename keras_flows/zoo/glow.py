@@ -5,8 +5,8 @@ import tensorflow as tf
 from keras import ops
 
 from keras_flows import layers
-from keras_flows.flow import Flow
 from keras_flows.arguments import check_input_shape, check_integers, check_one_of, require
+from keras_flows.flow import Flow
 from keras_flows.networks import MLP, ConvNet, ScaledConv2D
 from keras_flows.private import flatten_layers
 from keras_flows.zoo.levels import resolve_levels

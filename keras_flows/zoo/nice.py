@@ -1,8 +1,8 @@
 import keras
 
 from keras_flows import layers
-from keras_flows.flow import Flow
 from keras_flows.arguments import check_input_shape, check_integers
+from keras_flows.flow import Flow
 from keras_flows.networks import MLP
 from keras_flows.zoo.pairs import in_pairs
 from keras_flows.zoo.scaling import scale_images

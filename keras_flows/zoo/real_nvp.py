@@ -1,8 +1,8 @@
 import keras
 
 from keras_flows import layers
+from keras_flows.arguments import check_input_shape, check_integers, require
 from keras_flows.flow import Flow
-from keras_flows.arguments import check_input_shape, check_integers
 from keras_flows.layers.squeeze import cell_order
 from keras_flows.networks import MLP, ResNet, WeightNormConv2D
 from keras_flows.zoo.levels import resolve_levels
@@ -64,12 +64,13 @@ class RealNVP(Flow):
         check_integers(1, depth=depth, width=width, num_blocks=num_blocks)
         levels = resolve_levels(levels, input_shape, default=2, unsqueezed=1)
 
-        if reversible and batch_norm:
-            raise ValueError(
-                "Argument `reversible` needs batch_norm=False: batch normalisation forgets its "
-                "batch's moments and cannot be inverted in training. "
-                f"Received: reversible={reversible}, batch_norm={batch_norm}"
-            )
+        require(
+            not (reversible and batch_norm),
+            "Argument `reversible` needs batch_norm=False: batch normalisation forgets its batch's "
+            "moments and cannot be inverted in training",
+            reversible=reversible,
+            batch_norm=batch_norm,
+        )
 
         def in_turns(make, depth):
             return in_pairs(make, depth, reversible=reversible, dtype=dtype)

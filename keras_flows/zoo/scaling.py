@@ -1,6 +1,7 @@
 """From the bins of images to what the first coupling sees."""
 
 from keras_flows import layers
+from keras_flows.arguments import require
 
 
 def scale_images(input_shape, bits, logit_alpha, *, offset=0.0, dtype):
@@ -9,11 +10,12 @@ def scale_images(input_shape, bits, logit_alpha, *, offset=0.0, dtype):
     Vectors have no such layers, and a ValueError if `logit_alpha` is given.
     """
     if len(input_shape) == 1:
-        if logit_alpha is not None:
-            raise ValueError(
-                "Argument `logit_alpha` is for images only. "
-                f"Received: logit_alpha={logit_alpha}, input_shape={tuple(input_shape)}"
-            )
+        require(
+            logit_alpha is None,
+            "Argument `logit_alpha` is for images only",
+            logit_alpha=logit_alpha,
+            input_shape=tuple(input_shape),
+        )
         return []
     bins = 2 ** (8 if bits is None else bits)
     if logit_alpha is None:
