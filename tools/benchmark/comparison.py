@@ -1,6 +1,6 @@
 """The library and its peers: the same architecture, side by side, in one run.
 
-Each contestant has a process of its own, so that a peak of memory is one's own.
+Each contestant has a process of its own, so that its peak of memory is its own.
 """
 
 import json

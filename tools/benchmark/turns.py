@@ -21,9 +21,9 @@ def take_over_stdout():
     return answers
 
 
-def seconds_of(call, *arguments):
+def seconds_of(call):
     start = time.perf_counter()
-    call(*arguments)
+    call()
     return time.perf_counter() - start
 
 
