@@ -1,13 +1,19 @@
 """The package as a whole: versions, exports, and what it says under another Keras backend."""
 
+import ast
+import configparser
 import os
 import pathlib
+import re
 import runpy
 import subprocess
 import sys
+from importlib.metadata import packages_distributions
 
 import keras
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import keras_flows
 
@@ -51,3 +57,34 @@ def test_every_public_class_is_documented_and_registered(module):
 
 def test_the_version_is_the_changelog_s():
     assert f"## {keras_flows.__version__}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_the_version_is_the_citation_s():
+    (version,) = re.findall("(?m)^version: (.*)$", (ROOT / "CITATION.cff").read_text())
+    assert version == keras_flows.__version__
+
+
+def imported(path):
+    """The top-level modules that a file imports, in its functions, too."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module.partition(".")[0]
+
+
+def test_what_is_imported_is_required():
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    lines = setup["options"]["install_requires"].split("\n")
+    required = {canonicalize_name(Requirement(line).name) for line in lines if line}
+    providers = packages_distributions()
+
+    def is_required(module):
+        return required & {canonicalize_name(name) for name in providers.get(module, ())}
+
+    modules = {name for path in (ROOT / "keras_flows").rglob("*.py") for name in imported(path)}
+    assert {"keras", "requests"} <= modules
+    others = modules - sys.stdlib_module_names - {"keras_flows"}
+    # Of the extra "serving": exporting does without.
+    assert {name for name in others if not is_required(name)} == {"tensorflow_serving"}

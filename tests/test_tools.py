@@ -29,7 +29,9 @@ def tool(monkeypatch):
     def run(name, *arguments):
         monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
         monkeypatch.syspath_prepend(TOOLS)
-        runpy.run_path(str(TOOLS / f"{name}.py"), run_name="__main__")
+        folder = TOOLS / name
+        path = folder if folder.is_dir() else folder.with_suffix(".py")
+        runpy.run_path(str(path), run_name="__main__")
 
     return run
 

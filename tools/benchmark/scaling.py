@@ -1,14 +1,19 @@
-"""Throughput of training on 1 and 2 workers, which benchmark.py --strategy prints.
+"""Throughput of training on 1 and 2 workers.
 
-Each worker is a process that has cores of its own, as many as the others: a stand-in for machines.
+Each is a process that has cores of its own, as many as the others: a stand-in for machines.
 """
 
 import json
 import os
-import statistics
+import pathlib
 import subprocess
 import sys
-import time
+
+from ours import compile_and_build, glow_model
+from sizes import random_images
+from turns import in_turns, markdown, seconds_of, take_over_stdout, worker_command
+
+sys.path.append(str(pathlib.Path(__file__).resolve().parents[1]))  # cluster.py is train.py's, too
 
 WORKERS = 2
 
@@ -21,40 +26,28 @@ def measure(depth, batch_size, rounds):
         f"{WORKERS} workers, local batch {batch_size}": Group(WORKERS, depth, WORKERS * batch_size),
     }
     try:
-        for _ in range(2):  # traces, and a step that is not counted
-            for group in groups.values():
-                group.step()
-        seconds = {row: [] for row in groups}
-        for _ in range(rounds):
-            for row, group in groups.items():
-                seconds[row].append(group.step())
+        seconds = in_turns({row: group.step for row, group in groups.items()}, rounds)
     finally:
         for group in groups.values():
             group.stop()
     return {
-        row: {
-            "images_per_second": groups[row].batch_size / statistics.median(all_seconds),
-            "median": statistics.median(all_seconds),
-            "all": all_seconds,
-        }
-        for row, all_seconds in seconds.items()
+        row: {"images_per_second": groups[row].batch_size / figures["median"], **figures}
+        for row, figures in seconds.items()
     }
 
 
 def table(results, depth):
-    """The results in Markdown."""
+    """The results of one depth in Markdown."""
     (one, *_) = results.values()
-    lines = [
-        f"Glow, depth {depth} | train step | images / s | of one worker's",
-        "--- | ---: | ---: | ---:",
+    rows = [
+        [f"Glow, depth {depth}", "train step", "images / s", "of one worker's"],
+        ["---", "---:", "---:", "---:"],
     ]
     for row, figures in results.items():
         ratio = figures["images_per_second"] / one["images_per_second"]
-        lines.append(
-            f"{row} | {1000 * figures['median']:.0f} ms | {figures['images_per_second']:.1f} | "
-            f"{ratio:.2f}"
-        )
-    return "\n".join(f"| {line} |" for line in lines)
+        step, pace = f"{1000 * figures['median']:.0f} ms", f"{figures['images_per_second']:.1f}"
+        rows.append([row, step, pace, f"{ratio:.2f}"])
+    return markdown(rows)
 
 
 class Group:
@@ -64,7 +57,7 @@ class Group:
         from cluster import start_workers
 
         self.batch_size = batch_size
-        command = [sys.executable, __file__, str(depth), str(batch_size)]
+        command = worker_command("scaling", depth, batch_size)
         pipe = subprocess.PIPE
         self.workers = start_workers(command, count, stdin=pipe, stdout=pipe, text=True)
 
@@ -80,30 +73,23 @@ class Group:
 
 
 def work(depth, batch_size):
-    """In a worker: answers a line with the seconds of a train step."""
+    """In a worker: answers a line with the seconds of a train step, until it is stopped."""
     index = json.loads(os.environ["TF_CONFIG"])["task"]["index"]
     if hasattr(os, "sched_setaffinity"):
         cores = sorted(os.sched_getaffinity(0))
         share = max(1, len(cores) // WORKERS)
         os.sched_setaffinity(0, cores[share * index : share * (index + 1)])
-    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # whatever libraries print
+    answers = take_over_stdout()
 
     from cluster import make_strategy
 
     strategy = make_strategy("multi_worker")
-    import keras
-    import numpy as np
     import tensorflow as tf
-    from benchmark import LEVELS, SIZE, WIDTH
 
-    from keras_flows import zoo
-
-    images = np.random.default_rng(0).integers(0, 256, (batch_size, SIZE, SIZE, 3), "uint8")
     with strategy.scope():
-        model = zoo.Glow((SIZE, SIZE, 3), levels=LEVELS, depth=depth, width=WIDTH)
-        model.compile(keras.optimizers.Adam(1e-4))
-        model.optimizer.build(model.trainable_variables)
+        model = glow_model(int(depth))
+        compile_and_build(model)
+    images = random_images(int(batch_size))
     batches = tf.data.Dataset.from_tensors(images).repeat().prefetch(1)
     options = tf.data.Options()
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
@@ -112,10 +98,5 @@ def work(depth, batch_size):
     model.make_train_function()
     batches = iter(strategy.experimental_distribute_dataset(batches))
     for _ in sys.stdin:
-        start = time.perf_counter()
-        float(model.train_function(batches)["loss"])
-        print(time.perf_counter() - start, file=answers, flush=True)
-
-
-if __name__ == "__main__":
-    work(*map(int, sys.argv[1:]))
+        seconds = seconds_of(lambda: float(model.train_function(batches)["loss"]))
+        print(seconds, file=answers, flush=True)

@@ -1,4 +1,4 @@
-"""Latency, throughput and size of what is served, which benchmark.py --serving prints.
+"""Latency, throughput and size of what is served.
 
 For each signature: ours, as a server runs it; the same call of the model in Python; and a naive
 export, a `keras.export.ExportArchive` that tracks the model, with its methods as endpoints.
@@ -6,39 +6,51 @@ export, a `keras.export.ExportArchive` that tracks the model, with its methods a
 """
 
 import os
-import statistics
-import time
+import tempfile
+
+from ours import glow_model
+from sizes import random_images
+from turns import in_turns, markdown, seconds_of
 
 BATCH_SIZES = (1, 8, 64)
 TEMPERATURE = 0.7
 
 
-def measure(depth, folder, rounds):
+def measure(depth, rounds):
     """{"size": bytes by way, "calls": {signature: {batch size: {way: seconds}}}}."""
-    import numpy as np
     import tensorflow as tf
-    from benchmark import LEVELS, SIZE, WIDTH
 
-    from keras_flows import zoo
-
-    model = zoo.Glow((SIZE, SIZE, 3), levels=LEVELS, depth=depth, width=WIDTH)
-    images = np.random.default_rng(0).integers(0, 256, (max(BATCH_SIZES), SIZE, SIZE, 3), "uint8")
+    model = glow_model(depth)
+    images = random_images(max(BATCH_SIZES))
     model.adapt(images)
     latents = model.encode(images).numpy()
 
-    paths = {"keras_flows": f"{folder}/ours", "naive export": f"{folder}/naive"}
-    model.export(paths["keras_flows"])
-    naive_export(model, paths["naive export"])
-    loaded = {way: tf.saved_model.load(path) for way, path in paths.items()}
-    figures = {"size": {way: size_on_disk(path) for way, path in paths.items()}, "calls": {}}
+    with tempfile.TemporaryDirectory() as folder:
+        paths = {"keras_flows": f"{folder}/ours", "naive export": f"{folder}/naive"}
+        model.export(paths["keras_flows"])
+        naive_export(model, paths["naive export"])
+        loaded = {way: tf.saved_model.load(path) for way, path in paths.items()}
+        sizes = {way: size_on_disk(path) for way, path in paths.items()}
+    figures = {"size": sizes, "calls": {}}
     for signature, python in python_calls(model).items():
+        ways = {way: saved.signatures[signature] for way, saved in loaded.items()}
+        ways["in Python"] = python
         figures["calls"][signature] = {}
         for batch_size in BATCH_SIZES:
             inputs = request(signature, images[:batch_size], latents[:batch_size])
-            calls = {way: loaded[way].signatures[signature] for way in loaded}
-            calls["in Python"] = python
-            figures["calls"][signature][batch_size] = in_turns(calls, inputs, rounds)
+            calls = {way: timed(call, inputs) for way, call in ways.items()}
+            figures["calls"][signature][batch_size] = in_turns(calls, rounds)
     return figures
+
+
+def timed(call, inputs):
+    """A function that returns the seconds until all outputs are there."""
+
+    def outputs():
+        for value in call(**inputs).values():
+            value.numpy()
+
+    return lambda: seconds_of(outputs)
 
 
 def request(signature, images, latents):
@@ -98,20 +110,6 @@ def naive_export(model, path):
     archive.write_out(path, verbose=False)
 
 
-def in_turns(calls, inputs, rounds):
-    """{name: median seconds and all}; one call each in every round, each time another first."""
-    seconds, names = {name: [] for name in calls}, list(calls)
-    for i in range(rounds + 2):  # two that do not count: the first traces
-        names.append(names.pop(0))
-        for name in names:
-            start = time.perf_counter()
-            for value in calls[name](**inputs).values():
-                value.numpy()
-            if i >= 2:
-                seconds[name].append(time.perf_counter() - start)
-    return {name: {"median": statistics.median(all), "all": all} for name, all in seconds.items()}
-
-
 def size_on_disk(path):
     return sum(
         os.path.getsize(os.path.join(folder, name))
@@ -121,24 +119,20 @@ def size_on_disk(path):
 
 
 def table(figures, depth):
-    """The results in Markdown."""
+    """The results of one depth in Markdown."""
     (*_, of_one_batch) = figures["calls"]["log_prob"].values()
     ways = list(of_one_batch)
-    lines = [
-        f"Glow, depth {depth} | batch | " + " | ".join(ways) + " | examples / s",
-        "--- | ---: | " + " | ".join(["---:"] * len(ways)) + " | ---:",
+    rows = [
+        [f"Glow, depth {depth}", "batch", *ways, "examples / s"],
+        ["---", "---:", *["---:" for _ in ways], "---:"],
     ]
     for signature, batches in figures["calls"].items():
         for batch_size, times in batches.items():
             ours = times["keras_flows"]["median"]
             medians = [times[way]["median"] for way in ways]
             cells = [f"{1000 * median:.1f} ms ({median / ours:.2f})" for median in medians]
-            lines.append(
-                f"`{signature}` | {batch_size} | "
-                + " | ".join(cells)
-                + f" | {batch_size / ours:.0f}"
-            )
+            rows.append([f"`{signature}`", batch_size, *cells, f"{batch_size / ours:.0f}"])
     sizes = [figures["size"].get(way) for way in ways]
     cells = [f"{size / 2**20:.1f} MiB" if size else "-" for size in sizes]
-    lines.append("on disk | - | " + " | ".join(cells) + " | -")
-    return "\n".join(f"| {line} |" for line in lines)
+    rows.append(["on disk", "-", *cells, "-"])
+    return markdown(rows)

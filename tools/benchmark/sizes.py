@@ -1,0 +1,17 @@
+"""The sizes that all contestants share, and data of them."""
+
+import numpy as np
+
+IMAGE = (32, 32, 3)
+FEATURES = 64  # of a vector
+LEVELS = 3
+WIDTH = 128
+LEARNING_RATE = 1e-4
+
+
+def random_images(number):
+    return np.random.default_rng(0).integers(0, 256, (number, *IMAGE), "uint8")
+
+
+def random_vectors(number):
+    return np.random.default_rng(0).normal(size=(number, FEATURES)).astype("float32")

@@ -1,0 +1,51 @@
+"""What every measurement needs: processes of its own, turns, and a table of what came out."""
+
+import os
+import statistics
+import sys
+import time
+
+NOT_COUNTED = 2  # rounds; the first traces
+
+
+def worker_command(module, *arguments):
+    """The command of a process that calls `module.work(*arguments)`, with strings."""
+    folder = os.path.dirname(__file__)
+    return [sys.executable, folder, "--worker", module, *map(str, arguments)]
+
+
+def take_over_stdout():
+    """A worker's answers, a file: what libraries print goes to standard error from here on."""
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    return answers
+
+
+def seconds_of(call):
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def in_turns(calls, rounds):
+    """{name: median and all seconds}; one call each in every round, each time another first.
+
+    `calls` are functions by name that return the seconds that they took.
+    """
+    seconds, names = {name: [] for name in calls}, list(calls)
+    for i in range(NOT_COUNTED + rounds):
+        names.append(names.pop(0))
+        for name in names:
+            elapsed = calls[name]()
+            if i >= NOT_COUNTED:
+                seconds[name].append(elapsed)
+    return {
+        name: {"median": statistics.median(each), "all": each} for name, each in seconds.items()
+    }
+
+
+def markdown(rows):
+    """A table of rows of cells."""
+    return "\n".join(
+        "|" + "|".join(f" {cell} " if cell else " " for cell in row) + "|" for row in rows
+    )
