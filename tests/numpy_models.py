@@ -117,7 +117,7 @@ def real_nvp(x, weights, training, bits=8):
         # The ordered squeeze: main diagonal of each block first.
         channels = x.shape[-1]
         rank = {(0, 0): 0, (1, 1): 1, (0, 1): 2, (1, 0): 3}
-        z = squeeze(unsqueeze(z), lambda c, dy, dx: rank[dy, dx] * channels + c)
+        z = squeeze(unsqueeze(z), lambda c, dy, dx, rank=rank, n=channels: rank[dy, dx] * n + c)
         x, out = z[..., : 2 * channels], z[..., 2 * channels :]
         latents.append(out)
     latents.append(x)
