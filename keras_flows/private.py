@@ -74,11 +74,6 @@ def set_initial_epoch(model, epoch):
     model._initial_epoch = epoch
 
 
-def loss_tracker(model):
-    """The metric `loss` of a compiled model."""
-    return model._loss_tracker
-
-
 def clear_losses(model):
     """Forgets what `add_loss` has added since."""
     model._clear_losses()

@@ -158,9 +158,8 @@ class LikelihoodTraining(DistributedModel):
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
         total = ops.sum(self.auxiliary_loss(z, labels) - log_prob)
         penalty = sum(self.losses, ops.zeros((), log_prob.dtype))
-        private.loss_tracker(self).update_state(
-            total / ops.maximum(count, 1) + penalty, sample_weight=count
-        )
+        loss = next(metric for metric in self.metrics if metric.name == "loss")
+        loss.update_state(total / ops.maximum(count, 1) + penalty, sample_weight=count)
         self._bits_per_dim.update_state(-log_prob / (self.data_spec.size * math.log(2)))
         return total / distribute.global_sum(count) + penalty / replicas
 

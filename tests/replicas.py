@@ -31,7 +31,7 @@ else:
 
 import keras  # noqa: E402
 
-from keras_flows import Flow, dequantization, layers, networks, zoo  # noqa: E402
+from keras_flows import Flow, dequantization, distribute, layers, networks, zoo  # noqa: E402
 
 VECTOR, IMAGE = (4,), (4, 4, 1)
 MODELS = {
@@ -143,8 +143,27 @@ def error(model_class):
     return ""
 
 
+def clipped_before_summed():
+    """The sum of the replicas' gradients, 10 and -9, as Keras' own clips them to 1."""
+    with strategy.scope():
+        weight = keras.Variable(0.0)
+        optimizer = keras.optimizers.SGD(1.0, clipnorm=1.0)
+        optimizer.build([weight])
+
+    def step():
+        optimizer.apply([tf.constant([10.0, -9.0])[distribute.replica_id() % 2]])
+
+    strategy.run(step)
+    return -float(weight)
+
+
 if STRATEGY != "none":
-    np.savez(f"{OUTPUT}-stock", symbolic_build=error(keras.Sequential), scalar_logs=error(Unbuilt))
+    np.savez(
+        f"{OUTPUT}-stock",
+        symbolic_build=error(keras.Sequential),
+        scalar_logs=error(Unbuilt),
+        clipped=clipped_before_summed() if strategy.num_replicas_in_sync == 2 else np.nan,
+    )
 
 # What is refused before training starts.
 

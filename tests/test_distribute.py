@@ -115,6 +115,9 @@ def test_replicas_learn_the_same(tmp_path, run_here):
         "Keras now trains on a first batch that replicas cannot share evenly: "
         "take `_maybe_symbolic_build` out of DistributedModel."
     )
+    assert stock_error("clipped", tmp_path / "many") == "0.0", (
+        "Keras now sums gradients before it clips them: private.apply_reduced_gradients can go."
+    )
     noisy = np.load(tmp_path / "many-noise.npz")
     assert noisy["arr_0"] != noisy["arr_1"]  # bits of the same image, with each replica's noise
     with np.load(tmp_path / "many-refused.npz") as refused:

@@ -11,11 +11,14 @@ import sys
 from importlib.metadata import packages_distributions
 
 import keras
+import numpy as np
 import pytest
+from conftest import perturb
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import keras_flows
+from keras_flows.layers.coupling import Coupling
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -88,3 +91,42 @@ def test_what_is_imported_is_required():
     others = modules - sys.stdlib_module_names - {"keras_flows"}
     # Of the extra "serving": exporting does without.
     assert {name for name in others if not is_required(name)} == {"tensorflow_serving"}
+
+
+def examples():
+    """The Python blocks of the docstrings, and README's on layers of one's own."""
+    for module in sorted((ROOT / "keras_flows").rglob("*.py")):
+        for node in ast.walk(ast.parse(module.read_text())):
+            if isinstance(node, ast.ClassDef | ast.FunctionDef):
+                for block in re.findall(
+                    r"```python\n(.*?)```", ast.get_docstring(node) or "", re.S
+                ):
+                    yield pytest.param(block, id=node.name)
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    yield from (pytest.param(block, id="readme") for block in blocks if "class " in block)
+
+
+@pytest.mark.parametrize("code", examples())
+def test_examples_run_and_are_invertible(code):
+    names = {"keras": keras, "np": np, "ops": keras.ops, "keras_flows": keras_flows}
+    names["networks"] = keras_flows.networks
+    before = set(names)
+    exec(code, names)
+    new = [value for name, value in names.items() if name not in before]
+    layers = [value for value in new if isinstance(value, keras_flows.Bijection)]
+    for kind in new:
+        if isinstance(kind, type) and kind.__module__ == "builtins":
+            if issubclass(kind, Coupling):
+                layers.append(kind(keras_flows.networks.MLP(4)))
+            elif issubclass(kind, keras_flows.Bijection):
+                layers.append(kind())
+    assert layers
+    x = np.random.default_rng(0).normal(size=(5, 6)).astype("float32")
+    for layer in layers:
+        layer.build((None, 6))
+        perturb(layer)
+        z, log_det = layer.forward_and_log_det(x)
+        back, inverse_log_det = layer.inverse_and_log_det(z)
+        np.testing.assert_allclose(back, x, atol=1e-5)
+        np.testing.assert_allclose(log_det, -inverse_log_det, atol=1e-5)
+        assert np.any(np.abs(z - x) > 0.01)

@@ -29,12 +29,13 @@ class ActNorm(Precomputes, Bijection):
         self.log_scale = self.add_weight(name="log_scale", shape=shape, initializer="zeros")
 
     def precompute(self, inverse):
-        """scale and offset of y = x * scale + offset, and the sum of log(scale)."""
+        """scale and offset of y = x * scale + offset, and log_det."""
         log_scale = LOG_SCALE_FACTOR * self.log_scale
+        log_det = math.prod(self.event_shape[:-1]) * ops.sum(log_scale)
         if inverse:
-            return ops.exp(-log_scale), -self.bias, -ops.sum(log_scale)
+            return ops.exp(-log_scale), -self.bias, -log_det
         scale = ops.exp(log_scale)
-        return scale, self.bias * scale, ops.sum(log_scale)
+        return scale, self.bias * scale, log_det
 
     def forward_and_log_det(self, x, condition=None, training=False):
         if adaptation.is_adapting():
@@ -47,5 +48,4 @@ class ActNorm(Precomputes, Bijection):
 
 def _affine(x, scale, offset, log_det):
     # Of `bias_add` TensorFlow knows the gradient's shape; of a sum it would compute it.
-    y = tf.nn.bias_add(x * scale, offset)
-    return y, constant_log_det(math.prod(x.shape[1:-1]) * log_det, x)
+    return tf.nn.bias_add(x * scale, offset), constant_log_det(log_det, x)

@@ -52,24 +52,19 @@ class InvertibleConv1x1(Precomputes, Bijection):
         return [self.sign, self.permutation]
 
     def precompute(self, inverse):
-        """W, or its inverse, and the logarithm of its determinant."""
+        """W, or its inverse, and log_det."""
         lower, upper = self._triangles()
+        log_det = math.prod(self.event_shape[:-1]) * ops.sum(self.log_s)
         if not inverse:
-            return ops.matmul(self.permutation, ops.matmul(lower, upper)), ops.sum(self.log_s)
+            return ops.matmul(self.permutation, ops.matmul(lower, upper)), log_det
         matrix = tf.linalg.triangular_solve(lower, ops.transpose(self.permutation), lower=True)
-        matrix = tf.linalg.triangular_solve(upper, matrix, lower=False)
-        return matrix, -ops.sum(self.log_s)
+        return tf.linalg.triangular_solve(upper, matrix, lower=False), -log_det
 
     def forward_and_log_det(self, x, condition=None, training=False):
-        return self._multiply(x, *self.precomputed(inverse=False))
+        return _multiply(x, *self.precomputed(inverse=False))
 
     def inverse_and_log_det(self, z, condition=None, training=False):
-        return self._multiply(z, *self.precomputed(inverse=True))
-
-    def _multiply(self, x, matrix, log_det):
-        y = ops.matmul(ops.reshape(x, (-1, x.shape[-1])), matrix)
-        log_det = constant_log_det(math.prod(x.shape[1:-1]) * log_det, x)
-        return ops.reshape(y, (-1, *x.shape[1:])), log_det
+        return _multiply(z, *self.precomputed(inverse=True))
 
     def assign_matrix(self, matrix):
         """Sets the weights to the factors of `matrix` (channels, channels), with z = x matrix."""
@@ -86,6 +81,11 @@ class InvertibleConv1x1(Precomputes, Bijection):
         eye, below = (np.asarray(m, self.compute_dtype) for m in (np.eye(size), np.tri(size, k=-1)))
         diagonal = self.sign * ops.exp(self.log_s)
         return self.lower * below + eye, self.upper * below.T + diagonal * eye
+
+
+def _multiply(x, matrix, log_det):
+    y = ops.matmul(ops.reshape(x, (-1, x.shape[-1])), matrix)
+    return ops.reshape(y, (-1, *x.shape[1:])), constant_log_det(log_det, x)
 
 
 def _plu(matrix):
