@@ -122,6 +122,30 @@ if STRATEGY == "multi_worker":  # each names the same files, and the chief write
     model.save(f"{sys.argv[2]}.keras")
     model.export(f"{sys.argv[2]}-exported")
 
+# How often fit opens a dataset before Keras does.
+
+opened = []
+
+
+def generate():
+    opened.append(len(opened))
+    yield from np.zeros((8, *VECTOR))
+
+
+class CountOpened(keras.callbacks.Callback):
+    def on_train_begin(self, logs=None):
+        opened.append("Keras")
+
+
+if STRATEGY not in ("none", "multi_worker"):
+    with strategy.scope():
+        model = MODELS["nice_vectors"]()
+        model.compile("sgd")
+    signature = tf.TensorSpec(VECTOR, tf.float64)
+    dataset = tf.data.Dataset.from_generator(generate, output_signature=signature).batch(4)
+    model.fit(dataset, verbose=0, callbacks=[CountOpened()])
+    np.savez(f"{OUTPUT}-opened", opened.index("Keras"))
+
 # What DistributedModel mends in Keras, and whether Keras still needs it.
 
 

@@ -120,6 +120,7 @@ def test_replicas_learn_the_same(tmp_path, run_here):
     )
     noisy = np.load(tmp_path / "many-noise.npz")
     assert noisy["arr_0"] != noisy["arr_1"]  # bits of the same image, with each replica's noise
+    assert np.load(tmp_path / "many-opened.npz")["arr_0"] == 1
     with np.load(tmp_path / "many-refused.npz") as refused:
         errors = {name: str(error) for name, error in refused.items()}
     for name in ("model", "bijection", "optimizer"):

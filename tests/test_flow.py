@@ -355,6 +355,37 @@ def test_fit_adapts_once_to_the_first_examples(tmp_path):
     assert not same_weights(model, expected)
 
 
+@pytest.mark.parametrize("adapted", [False, True])
+def test_fit_opens_a_dataset_once_before_keras_does(adapted):
+    opened = []
+
+    def generate():
+        opened.append(len(opened))
+        yield from VECTORS
+
+    class Count(keras.callbacks.Callback):
+        def on_train_begin(self, logs=None):
+            self.before = len(opened)
+
+    model, count = small_glow(adapt_examples=6), Count()
+    if adapted:
+        model.adapt(VECTORS)
+    model.compile(run_eagerly=True)
+    dataset = tf.data.Dataset.from_generator(generate, output_signature=tf.TensorSpec((3,)))
+    model.fit(dataset.batch(4), epochs=2, verbose=0, callbacks=[count])
+    assert count.before == 1 and len(opened) == 3
+
+
+def test_constructors_build_without_build():
+    """So that one that a subclass overrides is not called before the subclass is ready for it."""
+
+    class Late(Flow):
+        def build(self, input_shape):
+            raise AssertionError("called")
+
+    assert Late(layers.DiagonalScaling(), (3,)).built
+
+
 def test_adapt_makes_act_norm_normalise():
     model = Flow(layers.Chain([layers.ActNorm()]), (3,))
     model.adapt(VECTORS)
