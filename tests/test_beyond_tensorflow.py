@@ -11,7 +11,7 @@ import openvino
 import pytest
 import tensorflow as tf
 import tf2onnx.convert
-from test_flow import perturb
+from conftest import perturb
 
 from keras_flows import zoo
 

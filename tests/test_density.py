@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from test_flow import perturb
+from conftest import perturb
 
 from keras_flows import data, zoo
 

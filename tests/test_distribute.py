@@ -13,6 +13,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from conftest import precision
 
 from keras_flows import dequantization, zoo
 
@@ -43,7 +44,6 @@ def replicas(strategy, output, cases):
 @pytest.fixture
 def run_here(monkeypatch):
     """Runs a script in this process, which has imported all that it needs."""
-    floatx, policy = keras.config.floatx(), keras.config.dtype_policy()
     monkeypatch.setattr(dequantization, "uniform_noise", dequantization.uniform_noise)  # put back
 
     def run(command):
@@ -51,9 +51,8 @@ def run_here(monkeypatch):
             patch.setattr(sys, "argv", command[1:])
             runpy.run_path(command[1], run_name="__main__")
 
-    yield run
-    keras.config.set_floatx(floatx)
-    keras.config.set_dtype_policy(policy)
+    with precision("float32"):  # puts back what the script sets
+        yield run
 
 
 def finish(processes, log):

@@ -4,7 +4,6 @@ import json
 import pathlib
 import pickle
 import runpy
-import subprocess
 import sys
 import textwrap
 from types import SimpleNamespace
@@ -14,10 +13,10 @@ import numpy as np
 import pytest
 import saved_model_runner as smr
 import tensorflow as tf
+from conftest import perturb, run_python
 from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow_serving.apis.predict_pb2 import PredictRequest, PredictResponse
 from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
-from test_flow import perturb
 
 from keras_flows import zoo
 
@@ -181,14 +180,8 @@ def test_tensorflow_alone_gives_the_numbers_of_python(exports, tmp_path):
         responses = [list(respond(*item)) for item in pickle.load(sys.stdin.buffer)]
         pickle.dump(responses, open(sys.argv[1], "wb"))
     """
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(program), "responses"],
-        input=pickle.dumps([(item.path, item.requests) for item in exports.values()]),
-        check=False,
-        capture_output=True,
-        cwd=tmp_path,
-    )
-    assert done.returncode == 0, done.stderr.decode()
+    requests = pickle.dumps([(item.path, item.requests) for item in exports.values()])
+    run_python(textwrap.dedent(program), "responses", input=requests, cwd=tmp_path)
     responses = pickle.loads((tmp_path / "responses").read_bytes())
     for response, item in zip(responses, exports.values(), strict=True):
         assert_same(response, item.responses)

@@ -5,7 +5,6 @@ import functools
 import hashlib
 import http.server
 import json
-import os
 import pathlib
 import shutil
 import subprocess
@@ -16,6 +15,7 @@ import h5py
 import keras
 import numpy as np
 import pytest
+from conftest import run_python
 
 import keras_flows
 from keras_flows import Flow, layers, presets, zoo
@@ -203,12 +203,9 @@ def test_a_wheel_has_them(installed):
 @pytest.mark.slow
 def test_what_a_wheel_installs_finds_them(installed, tmp_path):
     code = "import keras_flows; print(keras_flows.presets.ZOO, *keras_flows.Flow.presets)"
-    environment = {**os.environ, "PYTHONPATH": str(installed)}
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=environment, cwd=tmp_path, capture_output=True, text=True
-    )
+    shown = run_python(code, python_path=installed, cwd=tmp_path)
     folder = installed / "keras_flows" / "zoo" / "presets"
-    assert done.stdout.split() == [str(folder), *Flow.presets], done.stderr
+    assert shown.split() == [str(folder), *Flow.presets]
 
 
 # Files that are not as they should be.

@@ -1,14 +1,12 @@
 """What `Repeat` promises beyond what every bijection does; test_bijections.py has its cases."""
 
-import os
-import pathlib
-import subprocess
 import sys
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from conftest import perturb, run_python
 
 from keras_flows import Bijection, Flow, layers, networks, zoo
 
@@ -24,9 +22,7 @@ def make_repeat(step, depth, shape, scale=0.05, **options):
     """Built, with perturbed weights."""
     repeat = layers.Repeat(step, depth, **options)
     repeat.build((None, *shape))
-    rng = np.random.default_rng(0)
-    for weight in repeat.trainable_weights:
-        weight.assign_add(rng.normal(scale=scale, size=weight.shape))
+    perturb(repeat, scale)
     return repeat
 
 
@@ -54,34 +50,15 @@ def distance(actual, desired):
     return np.linalg.norm(np.subtract(actual, desired)) / (np.linalg.norm(desired) or 1)
 
 
-def run_python(code, *arguments):
-    """What `code` prints in a process of its own."""
-    process = subprocess.run(
-        [sys.executable, "-c", code, *arguments],
-        env={**os.environ, "PYTHONPATH": str(pathlib.Path(__file__).parent.parent)},
-        capture_output=True,
-        text=True,
-    )
-    assert process.returncode == 0, process.stderr
-    return process.stdout
-
-
-@pytest.fixture(params=["float64", pytest.param("float32", marks=pytest.mark.slow)])
-def floatx(request):
-    before = keras.config.floatx(), keras.config.dtype_policy()
-    keras.config.set_floatx(request.param)
-    keras.config.set_dtype_policy(request.param)
-    yield request.param
-    keras.config.set_floatx(before[0])
-    keras.config.set_dtype_policy(before[1])
-
-
-def test_gradients_are_those_of_single_steps(floatx):
+@pytest.mark.parametrize(
+    "policy", ["float64", pytest.param("float32", marks=pytest.mark.slow)], indirect=True
+)
+def test_gradients_are_those_of_single_steps(policy):
     loop = make_repeat(glow_step(), DEPTH, SHAPE, 0.03)
     reversible = layers.Repeat(glow_step(), DEPTH, reversible=True)
     reversible.build((None, *SHAPE))
     reversible.set_weights(loop.get_weights())
-    x, tolerance = batch(SHAPE), {"float64": 1e-10, "float32": 1e-4}[floatx]
+    x, tolerance = batch(SHAPE), {"float64": 1e-10, "float32": 1e-4}[policy]
 
     steps = loop.get_steps()
     *desired, by_step = with_gradients(layers.Chain(steps), x, traced=False)  # sooner than a trace
@@ -110,12 +87,12 @@ STEPS = {
 }
 
 
-@pytest.mark.parametrize("floatx", ["float64"], indirect=True)
 @pytest.mark.parametrize(
     "name",
     [pytest.param(name, marks=pytest.mark.slow) if "repeat" in name else name for name in STEPS],
 )
-def test_a_reversible_gradient_is_that_of_the_loop(name, floatx):
+@pytest.mark.usefixtures("float64")
+def test_a_reversible_gradient_is_that_of_the_loop(name):
     loop = make_repeat(STEPS[name](), 3, (5,), 0.2)
     reversible = layers.Repeat(STEPS[name](), 3, reversible=True)
     reversible.build((None, 5))

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from conftest import contents
 from google.protobuf import text_format
 from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
@@ -119,7 +120,7 @@ def test_train_refuses_a_folder_that_is_no_training_s(tool, tmp_path, data_dir, 
     with pytest.raises(SystemExit):
         train(tool, tmp_path, data_dir, preset)
     assert "holds what is no training" in capsys.readouterr().err
-    assert contents(tmp_path) == {"model.keras": b"precious"}
+    assert contents(tmp_path) == {tmp_path / "model.keras": b"precious"}
 
 
 @pytest.mark.parametrize(
@@ -305,10 +306,6 @@ def test_publish_makes_a_preset_that_evaluate_confirms(tool, trained, copy, data
     (copy / "metadata.json").write_text(json.dumps(metadata))
     with pytest.raises(SystemExit, match="Not within 0.005"):
         tool("evaluate", copy, "--data_dir", data_dir)
-
-
-def contents(folder):
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
 
 
 def test_publish_replaces_weights_by_better_ones_only(tool, trained, copy, data_dir):
