@@ -83,3 +83,19 @@ def policy(request):
 def float64():
     with precision("float64"):
         yield
+
+
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory):
+    """Where `digits` and `moons` are prepared with their first use."""
+    return tmp_path_factory.mktemp("tensorflow_datasets")
+
+
+@pytest.fixture
+def eager():
+    """Nothing is traced, which takes most of the time where little is computed."""
+    from tensorflow import config
+
+    config.run_functions_eagerly(True)
+    yield
+    config.run_functions_eagerly(False)

@@ -187,13 +187,6 @@ def seen_during(model, method, *args, **kwargs):
     return np.concatenate(seen)
 
 
-@pytest.fixture
-def eager():
-    tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)
-
-
 def test_noise_is_uniform_in_training_and_the_centre_in_requests(eager):
     model = spied_flow(bits=3)
     bins = ALL_PIXELS // 32

@@ -55,6 +55,7 @@ def refuses(preset, match, **arguments):
         Flow.from_preset(preset, **arguments)
 
 
+@pytest.mark.usefixtures("eager")
 @pytest.mark.parametrize("cls", [Flow, zoo.Glow])
 def test_what_is_saved_is_loaded(cls, model, saved, images):
     loaded = cls.from_preset(saved)
@@ -66,7 +67,7 @@ def test_what_is_saved_is_loaded(cls, model, saved, images):
 
 def test_training_goes_on_from_what_is_loaded(saved, model, images):
     loaded = Flow.from_preset(saved)
-    loaded.compile(keras.optimizers.SGD(0.0))
+    loaded.compile(keras.optimizers.SGD(0.0), run_eagerly=True)
     loaded.fit(images[::-1], np.arange(6) % 3, verbose=0)  # adapts nothing again
     for actual, expected in zip(loaded.get_weights(), model.get_weights(), strict=True):
         np.testing.assert_array_equal(actual, expected)
@@ -104,7 +105,7 @@ def test_states_that_are_no_weights_do_not_count(tmp_path):
     network = keras.Sequential([keras.layers.Dense(4), keras.layers.Dropout(0.5, seed=1)])
     flow = Flow(layers.AffineCoupling(network), (6,))
     x = np.ones((2, 6), "float32")
-    flow.compile("adam")
+    flow.compile("adam", run_eagerly=True)
     flow.fit(x, verbose=0)  # the optimizer's are in the file, the Dropout's are not
     flow.save_to_preset(tmp_path / "own")
     np.testing.assert_array_equal(Flow.from_preset(tmp_path / "own").log_prob(x), flow.log_prob(x))

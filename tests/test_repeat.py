@@ -10,7 +10,7 @@ from conftest import perturb, run_python
 
 from keras_flows import Bijection, Flow, layers, networks, zoo
 
-DEPTH, SHAPE = 32, (4, 4, 4)
+SHAPE = (4, 4, 4)
 
 
 def glow_step(network=None):
@@ -54,11 +54,13 @@ def distance(actual, desired):
     "policy", ["float64", pytest.param("float32", marks=pytest.mark.slow)], indirect=True
 )
 def test_gradients_are_those_of_single_steps(policy):
-    loop = make_repeat(glow_step(), DEPTH, SHAPE, 0.03)
-    reversible = layers.Repeat(glow_step(), DEPTH, reversible=True)
+    # Deep where rounding adds up; each of the single steps takes its time.
+    depth, tolerance = {"float64": (6, 1e-10), "float32": (32, 1e-4)}[policy]
+    loop = make_repeat(glow_step(), depth, SHAPE, 0.03)
+    reversible = layers.Repeat(glow_step(), depth, reversible=True)
     reversible.build((None, *SHAPE))
     reversible.set_weights(loop.get_weights())
-    x, tolerance = batch(SHAPE), {"float64": 1e-10, "float32": 1e-4}[policy]
+    x = batch(SHAPE)
 
     steps = loop.get_steps()
     *desired, by_step = with_gradients(layers.Chain(steps), x, traced=False)  # sooner than a trace
@@ -174,10 +176,10 @@ def nodes(function, *arguments):
 @pytest.mark.parametrize("reversible", [False, True])
 def test_graph_does_not_grow_with_depth(reversible):
     def training_step(depth):
-        model = zoo.Glow((8, 8, 1), levels=1, depth=depth, width=4, reversible=reversible)
+        model = zoo.Glow((4,), depth=depth, width=4, reversible=reversible)
         model.compile("sgd")
         model.optimizer.build(model.trainable_variables)
-        return nodes(model.train_step, tf.zeros((2, 8, 8, 1), tf.uint8))
+        return nodes(model.train_step, tf.zeros((2, 4)))
 
     np.testing.assert_allclose(training_step(16), training_step(4), rtol=0.01)
 
@@ -235,18 +237,21 @@ def gradients(reversible):
 functions = gradients(reversible=True), gradients(reversible=False)
 before = peak()
 for compute in functions:
-    compute(tf.zeros((32, 32, 32, 4)))
+    compute(tf.zeros((16, 32, 32, 4)))
     print(peak() - before)
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks Linux how much memory was used")
-def test_memory_of_a_reversible_gradient_is_that_of_few_steps():
-    # MiB above those of a batch of one. Each step's activations take 2 * 32 * 32**2 * 64 floats,
-    # 16 MiB; a step and its gradient some more, at any depth.
+def test_memory_of_a_reversible_gradient_is_that_of_few_steps(monkeypatch):
+    # What is freed is given back, so that the peak is of what is held and not of the heap's holes.
+    monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", "65536")
+    monkeypatch.setenv("MALLOC_ARENA_MAX", "1")
+    # MiB above those of a batch of one. Each step's activations take 2 * 16 * 32**2 * 64 floats,
+    # 8 MiB; a step and its gradient some more, and threads and kernels some 20, at any depth.
     reversible, loop = map(float, run_python(MEMORY).split())
-    assert 16 < reversible < 4 * 16
-    assert loop > 16 * 16
+    assert 8 < reversible < 8 * 8
+    assert loop > 16 * 8
 
 
 # Single steps.
