@@ -405,8 +405,8 @@ def test_export_overwrites_nothing(tmp_path, vector_flow):
         fails(lambda path=path: vector_flow.export(path), FileExistsError, "new or empty", path)
     with pytest.raises(OSError, match="file"):
         vector_flow.export(tmp_path / "file/model")
+    url = "gs://bucket/model"
     for method in (vector_flow.export, vector_flow.save_to_preset):
-        url = "gs://bucket/model"
         fails(lambda m=method: m(url), ValueError, "of this machine's file system", url)
     assert contents(tmp_path) == before
 

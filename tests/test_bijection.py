@@ -62,8 +62,8 @@ def standard_normal(size):
 # As a Keras layer.
 
 
-# Keras' own suite is slow: only the last case of each class takes it. Class-conditional ones cannot:
-# the suite's training step calls the layer on x alone.
+# Keras' own suite is slow: only the last case of each class takes it. Class-conditional ones
+# cannot: the suite's training step calls the layer on x alone.
 SUITE = {type(make()): name for name, (make, _, condition) in CASES.items() if condition is None}
 NETWORKS = {
     "mlp": (lambda: networks.MLP(4), VECTOR),
