@@ -93,8 +93,8 @@ STEPS = {
     "name",
     [pytest.param(name, marks=pytest.mark.slow) if "repeat" in name else name for name in STEPS],
 )
-@pytest.mark.usefixtures("float64")
-def test_a_reversible_gradient_is_that_of_the_loop(name):
+@pytest.mark.parametrize("policy", ["float64"], indirect=True)
+def test_a_reversible_gradient_is_that_of_the_loop(name, policy):
     loop = make_repeat(STEPS[name](), 3, (5,), 0.2)
     reversible = layers.Repeat(STEPS[name](), 3, reversible=True)
     reversible.build((None, 5))
