@@ -91,6 +91,11 @@ def data_dir(tmp_path_factory):
     return tmp_path_factory.mktemp("tensorflow_datasets")
 
 
+def pytest_configure(config):
+    # With `eager` functions of tf.data are traced still, as they should be.
+    config.addinivalue_line("filterwarnings", "ignore:Even though the `tf.config.*:UserWarning")
+
+
 @pytest.fixture
 def eager():
     """Nothing is traced, which takes most of the time where little is computed."""
