@@ -103,6 +103,8 @@ def real_nvp(x, weights, training, bits=8):
     p = 0.05 + 0.9 * x / 2**bits
     log_prob = total(np.log(0.9 / 2**bits) - np.log(p) - np.log(1 - p))
     x = np.log(p / (1 - p))
+    # The ordered squeeze: main diagonal of each block first.
+    rank = {(0, 0): 0, (1, 1): 1, (0, 1): 2, (1, 0): 3}
     latents = []
     for scale in weights:
         for i, coupling in enumerate(scale["before"]):
@@ -114,10 +116,8 @@ def real_nvp(x, weights, training, bits=8):
         for i, coupling in enumerate(scale["after"]):
             z, log_det = channel_coupling(z, coupling, i % 2 == 0, training)
             log_prob = log_prob + log_det
-        # The ordered squeeze: main diagonal of each block first.
         channels = x.shape[-1]
-        rank = {(0, 0): 0, (1, 1): 1, (0, 1): 2, (1, 0): 3}
-        z = squeeze(unsqueeze(z), lambda c, dy, dx, rank=rank, n=channels: rank[dy, dx] * n + c)
+        z = squeeze(unsqueeze(z), lambda c, dy, dx, n=channels: rank[dy, dx] * n + c)
         x, out = z[..., : 2 * channels], z[..., 2 * channels :]
         latents.append(out)
     latents.append(x)

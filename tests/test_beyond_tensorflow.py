@@ -1,5 +1,6 @@
 """Exported models in ONNX Runtime and OpenVINO give the numbers of Python."""
 
+import functools
 import itertools
 import sys
 from types import SimpleNamespace
@@ -11,7 +12,7 @@ import openvino
 import pytest
 import tensorflow as tf
 import tf2onnx.convert
-from test_flow import perturb
+from conftest import perturb
 
 from keras_flows import zoo
 
@@ -39,14 +40,23 @@ def cases(*for_each_push):
 
 
 @pytest.fixture(scope="module")
-def exported(request, tmp_path_factory):
+def exports(tmp_path_factory):
+    """Each model exported once, when it is first asked for."""
+    return functools.cache(lambda name: export(name, tmp_path_factory.mktemp(name) / "1"))
+
+
+@pytest.fixture
+def exported(request, exports):
+    return exports(request.param)
+
+
+def export(name, path):
     """Where a model is exported, with requests and Python's responses by signature."""
     keras.utils.set_random_seed(0)
-    model = MODELS[request.param]()
+    model = MODELS[name]()
     labels = {"labels": LABELS} if model.num_classes else {}
     model.adapt(IMAGES, *labels.values())
     perturb(model, 0.05)
-    path = tmp_path_factory.mktemp(request.param) / "1"
     model.export(path)
     latent, log_prob = (value.numpy() for value in model(IMAGES, **labels).values())
     z = latent + np.random.default_rng(1).normal(size=latent.shape).astype("float32") / 10

@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
 from cases import CASES, IMAGE, LABELS, VECTOR, UserBijection
+from conftest import perturb
 from keras.src import testing
 
 from keras_flows import Bijection, Flow, adaptation, layers, networks
@@ -39,22 +40,14 @@ class ProbeNetwork(keras.layers.Layer):
         return inputs
 
 
-@pytest.fixture
-def set_policy():
-    policy = keras.config.dtype_policy()
-    yield keras.config.set_dtype_policy
-    keras.config.set_dtype_policy(policy)
-
-
 def random(*shape, mean=0.0, std=1.0):
     return np.random.default_rng(0).normal(mean, std, shape).astype("float32")
 
 
 def built(layer, shape=VECTOR):
-    """The layer, built, with noise on its trainable weights."""
+    """The layer, built, with noise on its weights."""
     layer.build((None, *shape))
-    for i, weight in enumerate(layer.trainable_weights):
-        weight.assign(weight + np.random.default_rng(i).normal(scale=0.2, size=weight.shape))
+    perturb(layer, 0.2)
     return layer
 
 
@@ -280,9 +273,8 @@ def test_compositions_have_gradients():
 # dtypes.
 
 
-@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
-def test_only_networks_compute_in_half(policy, set_policy):
-    set_policy(policy)
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"], indirect=True)
+def test_only_networks_compute_in_half(policy):
     network = ProbeNetwork()
     coupling = layers.AffineCoupling(network)
     chain = layers.Chain([layers.ActNorm(), coupling, layers.InvertibleConv1x1()])

@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
 from cases import BATCH, CASES
+from conftest import perturb
 
 from keras_flows import Bijection, layers
 
@@ -17,14 +18,7 @@ tfb, tfd = tfp.bijectors, tfp.distributions
 TFP_METHODS = ("forward", "inverse", "forward_log_det_jacobian", "inverse_log_det_jacobian")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def float64():
-    floatx, policy = keras.config.floatx(), keras.config.dtype_policy()
-    keras.config.set_floatx("float64")
-    keras.config.set_dtype_policy("float64")
-    yield
-    keras.config.set_floatx(floatx)
-    keras.config.set_dtype_policy(policy)
+pytestmark = pytest.mark.usefixtures("float64")
 
 
 @pytest.fixture(scope="module", params=CASES)
@@ -35,22 +29,12 @@ def case(request, float64):
     rng = np.random.default_rng(0)
     layer = make()
     layer.build((None, *shape))
-    perturb(layer, rng)
+    perturb(layer, 0.2)
     x = tf.constant(rng.uniform(0.1, 0.9, (BATCH, *shape)))
     z, log_det = layer.forward_and_log_det(x, condition)
     return SimpleNamespace(
         layer=layer, shape=shape, x=x, condition=condition, z=z, log_det=log_det, rng=rng
     )
-
-
-def perturb(layer, rng):
-    """Adds noise to every weight, but keeps variances positive and fixed permutations fixed."""
-    for weight in layer.weights:
-        noise = rng.normal(scale=0.2, size=weight.shape)
-        if weight.name.endswith("moving_variance"):
-            weight.assign(weight * np.exp(noise))
-        elif not weight.name.endswith(("sign", "permutation")):
-            weight.assign(weight + noise)
 
 
 def close(actual, desired, tolerance=1e-9):
@@ -182,7 +166,7 @@ def test_changed_weight_changes_the_answer(case):
         ]
 
     before, weights = answers(), case.layer.get_weights()
-    perturb(case.layer, case.rng)
+    perturb(case.layer, 0.2)
     after = answers()
     z, log_det = case.layer.forward_and_log_det(case.x, case.condition)
     x, inverse_log_det = case.layer.inverse_and_log_det(case.z, case.condition)

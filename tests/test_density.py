@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from test_flow import perturb
+from conftest import perturb
 
 from keras_flows import data, zoo
 
@@ -92,11 +92,10 @@ def assert_counts_follow(counts, probabilities):
 
 
 @pytest.fixture(scope="module")
-def moons(tmp_path_factory):
+def moons(data_dir):
     """The arrays of both splits, and a flow trained on most of the first."""
-    folder = tmp_path_factory.mktemp("moons")
     train, test = (
-        data.load("moons", split=split, batch_size=400, data_dir=folder, seed=0)
+        data.load("moons", split=split, batch_size=400, data_dir=data_dir, seed=0)
         for split in ("train", "test")
     )
     model = zoo.RealNVP.from_preset("realnvp_moons")

@@ -1,10 +1,10 @@
 """Exported models give the numbers of Python in TensorFlow alone and in the C++ loader."""
 
+import functools
 import json
 import pathlib
 import pickle
 import runpy
-import subprocess
 import sys
 import textwrap
 from types import SimpleNamespace
@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 import saved_model_runner as smr
 import tensorflow as tf
+from conftest import perturb, run_python
 from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow_serving.apis.predict_pb2 import PredictRequest, PredictResponse
 from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
-from test_flow import perturb
 
 from keras_flows import zoo
 
@@ -52,12 +52,13 @@ MODELS = (image_glow, half_precision_vectors, double_precision_vectors)
 
 @pytest.fixture(scope="module")
 def exports(tmp_path_factory):
-    return {make: export(make, tmp_path_factory.mktemp("exported") / "model/1") for make in MODELS}
+    """Each model exported once, when it is first asked for."""
+    return functools.cache(lambda make: export(make, tmp_path_factory.mktemp("e") / "model/1"))
 
 
 @pytest.fixture(params=MODELS)
 def exported(request, exports):
-    return exports[request.param]
+    return exports(request.param)
 
 
 def export(make, path):
@@ -181,16 +182,11 @@ def test_tensorflow_alone_gives_the_numbers_of_python(exports, tmp_path):
         responses = [list(respond(*item)) for item in pickle.load(sys.stdin.buffer)]
         pickle.dump(responses, open(sys.argv[1], "wb"))
     """
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(program), "responses"],
-        input=pickle.dumps([(item.path, item.requests) for item in exports.values()]),
-        check=False,
-        capture_output=True,
-        cwd=tmp_path,
-    )
-    assert done.returncode == 0, done.stderr.decode()
+    items = [exports(make) for make in MODELS]
+    requests = pickle.dumps([(item.path, item.requests) for item in items])
+    run_python(textwrap.dedent(program), "responses", input=requests, cwd=tmp_path)
     responses = pickle.loads((tmp_path / "responses").read_bytes())
-    for response, item in zip(responses, exports.values(), strict=True):
+    for response, item in zip(responses, items, strict=True):
         assert_same(response, item.responses)
 
 
@@ -366,7 +362,7 @@ def test_values_have_results_of_their_own_row(exported, saved_model_runner):
 @pytest.mark.parametrize("rounds", [20, pytest.param(600, marks=pytest.mark.slow)])
 def test_four_threads_at_once(rounds, exports, saved_model_runner):
     """Good and bad requests, for some 5 and 60 seconds; memory stays flat."""
-    exported = exports[image_glow]
+    exported = exports(image_glow)
     requests = [*exported.requests, *(request for _, request in bad_requests(exported.requests))]
     assert 4 * rounds * len(requests) > 500
     threads, grown = smr.soak(

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from conftest import perturb, same_weights
 
 from keras_flows import Flow, layers, networks, zoo
 from keras_flows.private import flatten_layers
@@ -20,13 +21,6 @@ HALF = np.float32(0.5)
 ALL_PIXELS = np.arange(256, dtype="uint8").reshape(64, 2, 2, 1)
 
 close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5)
-
-
-def perturb(model, scale=0.1, seed=0):
-    """Adds noise to the weights: fresh models are too near the identity to be tested."""
-    rng = np.random.default_rng(seed)
-    for weight in model.trainable_weights:
-        weight.assign_add(rng.normal(scale=scale, size=weight.shape))
 
 
 @pytest.fixture(scope="module")
@@ -77,10 +71,6 @@ def regularized_flow():
 def small_glow(**kwargs):
     keras.utils.set_random_seed(0)
     return zoo.Glow((3,), depth=1, width=4, seed=0, **kwargs)
-
-
-def same_weights(model, other):
-    return all(np.array_equal(a, b) for a, b in zip(model.weights, other.weights, strict=True))
 
 
 # Likelihood.
@@ -195,13 +185,6 @@ def seen_during(model, method, *args, **kwargs):
     seen.clear()
     method(*args, **kwargs)
     return np.concatenate(seen)
-
-
-@pytest.fixture
-def eager():
-    tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)
 
 
 def test_noise_is_uniform_in_training_and_the_centre_in_requests(eager):
@@ -533,17 +516,6 @@ def test_labels_that_a_model_does_not_want_are_ignored():
 
 
 # Precision.
-
-
-@pytest.fixture
-def policy(request):
-    floatx, before = keras.config.floatx(), keras.config.dtype_policy()
-    if request.param == "float64":
-        keras.config.set_floatx("float64")
-    keras.config.set_dtype_policy(request.param)
-    yield request.param
-    keras.config.set_floatx(floatx)
-    keras.config.set_dtype_policy(before)
 
 
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16", "float64"], indirect=True)

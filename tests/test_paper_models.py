@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import numpy_models
 import pytest
+from conftest import perturb
 
 from keras_flows import dequantization, layers, zoo
 
@@ -20,14 +21,8 @@ def images(shape, bits=8):
 def make(kind, shape, **options):
     """In float64, every weight away from its initial value, running statistics included."""
     keras.utils.set_random_seed(0)
-    rng = np.random.default_rng(0)
     model = kind(shape, dtype="float64", seed=0, **options)
-    for weight in model.weights:
-        noise = rng.normal(scale=0.2, size=weight.shape)
-        if weight.name == "moving_variance":
-            weight.assign(np.exp(noise))
-        elif weight.trainable or weight.name == "moving_mean":
-            weight.assign_add(noise)
+    perturb(model, 0.2)
     return model
 
 

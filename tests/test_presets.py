@@ -5,7 +5,6 @@ import functools
 import hashlib
 import http.server
 import json
-import os
 import pathlib
 import shutil
 import subprocess
@@ -16,6 +15,7 @@ import h5py
 import keras
 import numpy as np
 import pytest
+from conftest import run_python
 
 import keras_flows
 from keras_flows import Flow, layers, presets, zoo
@@ -55,6 +55,7 @@ def refuses(preset, match, **arguments):
         Flow.from_preset(preset, **arguments)
 
 
+@pytest.mark.usefixtures("eager")
 @pytest.mark.parametrize("cls", [Flow, zoo.Glow])
 def test_what_is_saved_is_loaded(cls, model, saved, images):
     loaded = cls.from_preset(saved)
@@ -66,7 +67,7 @@ def test_what_is_saved_is_loaded(cls, model, saved, images):
 
 def test_training_goes_on_from_what_is_loaded(saved, model, images):
     loaded = Flow.from_preset(saved)
-    loaded.compile(keras.optimizers.SGD(0.0))
+    loaded.compile(keras.optimizers.SGD(0.0), run_eagerly=True)
     loaded.fit(images[::-1], np.arange(6) % 3, verbose=0)  # adapts nothing again
     for actual, expected in zip(loaded.get_weights(), model.get_weights(), strict=True):
         np.testing.assert_array_equal(actual, expected)
@@ -104,7 +105,7 @@ def test_states_that_are_no_weights_do_not_count(tmp_path):
     network = keras.Sequential([keras.layers.Dense(4), keras.layers.Dropout(0.5, seed=1)])
     flow = Flow(layers.AffineCoupling(network), (6,))
     x = np.ones((2, 6), "float32")
-    flow.compile("adam")
+    flow.compile("adam", run_eagerly=True)
     flow.fit(x, verbose=0)  # the optimizer's are in the file, the Dropout's are not
     flow.save_to_preset(tmp_path / "own")
     np.testing.assert_array_equal(Flow.from_preset(tmp_path / "own").log_prob(x), flow.log_prob(x))
@@ -203,12 +204,9 @@ def test_a_wheel_has_them(installed):
 @pytest.mark.slow
 def test_what_a_wheel_installs_finds_them(installed, tmp_path):
     code = "import keras_flows; print(keras_flows.presets.ZOO, *keras_flows.Flow.presets)"
-    environment = {**os.environ, "PYTHONPATH": str(installed)}
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=environment, cwd=tmp_path, capture_output=True, text=True
-    )
+    shown = run_python(code, python_path=installed, cwd=tmp_path)
     folder = installed / "keras_flows" / "zoo" / "presets"
-    assert done.stdout.split() == [str(folder), *Flow.presets], done.stderr
+    assert shown.split() == [str(folder), *Flow.presets]
 
 
 # Files that are not as they should be.

@@ -1,8 +1,5 @@
 """What `Repeat` promises beyond what every bijection does; test_bijections.py has its cases."""
 
-import os
-import pathlib
-import subprocess
 import sys
 
 import keras
@@ -10,10 +7,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from cases import RandomElements, RandomHalf, SinhCoupling
+from conftest import perturb, run_python
 
 from keras_flows import Bijection, Flow, layers, networks, zoo
 
-DEPTH, SHAPE = 32, (4, 4, 4)
+SHAPE = (4, 4, 4)
 
 
 def glow_step(network=None):
@@ -25,9 +23,7 @@ def make_repeat(step, depth, shape, scale=0.05, **options):
     """Built, with perturbed weights."""
     repeat = layers.Repeat(step, depth, **options)
     repeat.build((None, *shape))
-    rng = np.random.default_rng(0)
-    for weight in repeat.trainable_weights:
-        weight.assign_add(rng.normal(scale=scale, size=weight.shape))
+    perturb(repeat, scale)
     return repeat
 
 
@@ -55,34 +51,17 @@ def distance(actual, desired):
     return np.linalg.norm(np.subtract(actual, desired)) / (np.linalg.norm(desired) or 1)
 
 
-def run_python(code, *arguments):
-    """What `code` prints in a process of its own."""
-    process = subprocess.run(
-        [sys.executable, "-c", code, *arguments],
-        env={**os.environ, "PYTHONPATH": str(pathlib.Path(__file__).parent.parent)},
-        capture_output=True,
-        text=True,
-    )
-    assert process.returncode == 0, process.stderr
-    return process.stdout
-
-
-@pytest.fixture(params=["float64", pytest.param("float32", marks=pytest.mark.slow)])
-def floatx(request):
-    before = keras.config.floatx(), keras.config.dtype_policy()
-    keras.config.set_floatx(request.param)
-    keras.config.set_dtype_policy(request.param)
-    yield request.param
-    keras.config.set_floatx(before[0])
-    keras.config.set_dtype_policy(before[1])
-
-
-def test_gradients_are_those_of_single_steps(floatx):
-    loop = make_repeat(glow_step(), DEPTH, SHAPE, 0.03)
-    reversible = layers.Repeat(glow_step(), DEPTH, reversible=True)
+@pytest.mark.parametrize(
+    "policy", ["float64", pytest.param("float32", marks=pytest.mark.slow)], indirect=True
+)
+def test_gradients_are_those_of_single_steps(policy):
+    # Deep where rounding adds up; each of the single steps takes its time.
+    depth, tolerance = {"float64": (6, 1e-10), "float32": (32, 1e-4)}[policy]
+    loop = make_repeat(glow_step(), depth, SHAPE, 0.03)
+    reversible = layers.Repeat(glow_step(), depth, reversible=True)
     reversible.build((None, *SHAPE))
     reversible.set_weights(loop.get_weights())
-    x, tolerance = batch(SHAPE), {"float64": 1e-10, "float32": 1e-4}[floatx]
+    x = batch(SHAPE)
 
     steps = loop.get_steps()
     *desired, by_step = with_gradients(layers.Chain(steps), x, traced=False)  # sooner than a trace
@@ -120,12 +99,12 @@ STEPS = {
 SHAPES = {"checkerboard": (3, 2, 2), "tokens": (3, 4)}
 
 
-@pytest.mark.parametrize("floatx", ["float64"], indirect=True)
 @pytest.mark.parametrize(
     "name",
     [pytest.param(name, marks=pytest.mark.slow) if name == "repeat" else name for name in STEPS],
 )
-def test_a_reversible_gradient_is_that_of_the_loop(name, floatx):
+@pytest.mark.parametrize("policy", ["float64"], indirect=True)
+def test_a_reversible_gradient_is_that_of_the_loop(name, policy):
     shape = SHAPES.get(name, (5,))
     loop = make_repeat(STEPS[name](), 3, shape, 0.2)
     reversible = layers.Repeat(STEPS[name](), 3, reversible=True)
@@ -222,10 +201,10 @@ def nodes(function, *arguments):
 @pytest.mark.parametrize("reversible", [False, True])
 def test_graph_does_not_grow_with_depth(reversible):
     def training_step(depth):
-        model = zoo.Glow((8, 8, 1), levels=1, depth=depth, width=4, reversible=reversible)
+        model = zoo.Glow((4,), depth=depth, width=4, reversible=reversible)
         model.compile("sgd")
         model.optimizer.build(model.trainable_variables)
-        return nodes(model.train_step, tf.zeros((2, 8, 8, 1), tf.uint8))
+        return nodes(model.train_step, tf.zeros((2, 4)))
 
     np.testing.assert_allclose(training_step(16), training_step(4), rtol=0.01)
 
@@ -283,18 +262,21 @@ def gradients(reversible):
 functions = gradients(reversible=True), gradients(reversible=False)
 before = peak()
 for compute in functions:
-    compute(tf.zeros((32, 32, 32, 4)))
+    compute(tf.zeros((16, 32, 32, 4)))
     print(peak() - before)
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks Linux how much memory was used")
-def test_memory_of_a_reversible_gradient_is_that_of_few_steps():
-    # MiB above those of a batch of one. Each step's activations take 2 * 32 * 32**2 * 64 floats,
-    # 16 MiB; a step and its gradient some more, at any depth.
+def test_memory_of_a_reversible_gradient_is_that_of_few_steps(monkeypatch):
+    # What is freed is given back, so that the peak is of what is held and not of the heap's holes.
+    monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", "65536")
+    monkeypatch.setenv("MALLOC_ARENA_MAX", "1")
+    # MiB above those of a batch of one. Each step's activations take 2 * 16 * 32**2 * 64 floats,
+    # 8 MiB; a step and its gradient some more, and threads and kernels some 20, at any depth.
     reversible, loop = map(float, run_python(MEMORY).split())
-    assert 16 < reversible < 4 * 16
-    assert loop > 16 * 16
+    assert 8 < reversible < 8 * 8
+    assert loop > 16 * 8
 
 
 # Single steps.

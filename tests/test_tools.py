@@ -11,17 +11,13 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from conftest import contents
 from google.protobuf import text_format
 from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
 import keras_flows
 
 TOOLS = pathlib.Path(__file__).parent.parent / "tools"
-
-
-@pytest.fixture(scope="module")
-def data_dir(tmp_path_factory):
-    return tmp_path_factory.mktemp("tfds")
 
 
 @pytest.fixture
@@ -121,7 +117,7 @@ def test_train_refuses_a_folder_that_is_no_training_s(tool, tmp_path, data_dir, 
     with pytest.raises(SystemExit):
         train(tool, tmp_path, data_dir, preset)
     assert "holds what is no training" in capsys.readouterr().err
-    assert contents(tmp_path) == {"model.keras": b"precious"}
+    assert contents(tmp_path) == {tmp_path / "model.keras": b"precious"}
 
 
 @pytest.mark.parametrize(
@@ -151,6 +147,7 @@ def test_train_keeps_a_preset_s_own_precision(tool, tmp_path, data_dir, preset, 
     assert [model.compute_dtype for model in seen] == ["float64", "float32"]
 
 
+@pytest.mark.usefixtures("eager")
 def test_train_validates_and_keeps_the_average(tool, trained, tmp_path, data_dir, preset):
     """It is far behind; by it the first epoch, which trains alike, is worse."""
     recipe = json.loads((preset / "recipe.json").read_text())
@@ -248,6 +245,7 @@ def test_augmentation_mirrors_and_moves(data_dir, monkeypatch):
     np.testing.assert_array_equal(images(flip=True), flipped)
 
 
+@pytest.mark.usefixtures("eager")
 def test_train_stopped_between_log_and_backup(
     tool, trained, tmp_path, data_dir, preset, monkeypatch
 ):
@@ -309,10 +307,7 @@ def test_publish_makes_a_preset_that_evaluate_confirms(tool, trained, copy, data
         tool("evaluate", copy, "--data_dir", data_dir)
 
 
-def contents(folder):
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
-
-
+@pytest.mark.usefixtures("eager")
 def test_publish_replaces_weights_by_better_ones_only(tool, trained, copy, data_dir):
     tool("publish", trained, copy, "--data_dir", data_dir)
     metadata = json.loads((copy / "metadata.json").read_text())
@@ -332,6 +327,7 @@ def test_publish_replaces_weights_by_better_ones_only(tool, trained, copy, data_
     assert json.loads((copy / "metadata.json").read_text())["results"]["bits_per_dim"] == bits
 
 
+@pytest.mark.usefixtures("eager")
 def test_publish_leaves_a_preset_alone_if_it_fails(
     tool, trained, copy, tmp_path, data_dir, monkeypatch, capsys
 ):
@@ -372,6 +368,7 @@ def test_publish_refuses_what_its_card_could_not_say(tool, trained, copy, data_d
     assert contents(copy) == before
 
 
+@pytest.mark.usefixtures("eager")
 def test_evaluate_takes_a_preset_of_one_s_own(tool, trained, tmp_path, data_dir, capsys):
     keras.models.load_model(trained / "model.keras").save_to_preset(tmp_path / "own")
     with pytest.raises(SystemExit, match="name a --dataset"):
@@ -380,6 +377,7 @@ def test_evaluate_takes_a_preset_of_one_s_own(tool, trained, tmp_path, data_dir,
     assert "bits/dim" in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("eager")
 def test_sample_writes_a_grid(tool, trained, tmp_path):
     output = tmp_path / "samples.png"
     tool("sample", trained / "model.keras", "--output", output, "--n", 5, "--zoom", 3)
@@ -395,15 +393,15 @@ def test_export_makes_what_tf_serving_mounts(tool, trained, tmp_path, capsys):
     (served / "models.config").write_text(
         '# Ours.\nmodel_config_list { config { name: "other" base_path: "/models/other" } }'
     )
-    for version in ("1", "2"):
-        tool("export", trained / "model.keras", "--output", served / "digits")
-        assert sorted(path.name for path in (served / "digits").iterdir())[-1] == version
+    (served / "digits" / "9").mkdir(parents=True)
+    tool("export", trained / "model.keras", "--output", served / "digits")
+    assert {path.name for path in (served / "digits").iterdir()} == {"9", "10"}
     printed = capsys.readouterr().out
     assert "log_prob: " in printed and "x uint8(None, 8, 8, 1)" in printed
     assert f"-v '{served}:/models' tensorflow/serving" in printed
     assert "/v1/models/digits:predict" in printed
     request = json.loads(printed.split("predict -d \\\n")[-1].split("'")[1])
-    sample = tf.saved_model.load(str(served / "digits" / "2")).signatures["sample"]
+    sample = tf.saved_model.load(str(served / "digits" / "10")).signatures["sample"]
     sample(
         **{  # as printed, for the class-conditional model
             name: tf.constant(value, sample.structured_input_signature[1][name].dtype)
@@ -462,23 +460,27 @@ def test_export_leaves_a_file_alone_that_it_cannot_extend(tool, trained, tmp_pat
     assert not (tmp_path / "digits").exists()
 
 
-def test_two_exports_at_a_time(tool, trained, tmp_path, monkeypatch):
+def test_two_exports_at_a_time(tool, tmp_path, monkeypatch):
     """The first reads models.config, the second writes it, and only then does the first."""
     export, names = keras_flows.Flow.export, iter(["second", None])
+    model, served = tmp_path / "model.keras", tmp_path / "served"
+    keras_flows.Flow(keras_flows.layers.DiagonalScaling(), (2,)).save(model)  # soon traced
+    served.mkdir()
 
     def after_another(self, path):
         if name := next(names):
-            tool("export", trained / "model.keras", "--output", tmp_path / name)
+            tool("export", model, "--output", served / name)
         export(self, path)
 
     monkeypatch.setattr(keras_flows.Flow, "export", after_another)
-    tool("export", trained / "model.keras", "--output", tmp_path / "first")
-    written = (tmp_path / "models.config").read_text()
+    tool("export", model, "--output", served / "first")
+    written = (served / "models.config").read_text()
     models = text_format.Parse(written, ModelServerConfig()).model_config_list.config
     assert [model.name for model in models] == ["second", "first"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
+    assert sorted(path.name for path in served.iterdir()) == [
         *("batching.config", "first", "models.config", "second")
     ]
+    assert [path.name for path in served.glob("*/*")] == ["1", "1"]
 
 
 @pytest.mark.slow

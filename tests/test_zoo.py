@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from conftest import perturb
 
 from keras_flows import layers, zoo
 from keras_flows.private import flatten_layers
@@ -68,13 +69,7 @@ def model(request):
     make, shape, options = CASES[request.param]
     model = make(shape, adapt_examples=9, seed=1, name="mine", **options)
     model.bijection.adapt(*data(model, batch=20))
-    rng = np.random.default_rng(0)
-    for weight in model.weights:
-        noise = rng.normal(scale=0.1, size=weight.shape)
-        if weight.name == "moving_variance":
-            weight.assign(weight * np.exp(noise))
-        elif weight.trainable or weight.name == "moving_mean":
-            weight.assign_add(noise)
+    perturb(model)
     return model
 
 
