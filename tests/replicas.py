@@ -136,7 +136,7 @@ if STRATEGY == "multi_worker":  # each names the same files, and the chief write
     model.save(f"{sys.argv[2]}.keras")
     model.export(f"{sys.argv[2]}-exported")
 
-# How often fit opens a dataset before Keras does.
+# How often fit opens a dataset, until Keras does.
 
 opened = []
 
@@ -192,7 +192,7 @@ def clipped_before_summed():
         optimizer.apply([tf.constant([10.0, -9.0])[distribute.replica_id() % 2]])
 
     strategy.run(step)
-    return -float(weight)
+    return -np.asarray(strategy.experimental_local_results(weight.value)[0])
 
 
 if STRATEGY != "none":
@@ -200,7 +200,7 @@ if STRATEGY != "none":
         f"{OUTPUT}-stock",
         symbolic_build=error(keras.Sequential),
         scalar_logs=error(Unbuilt),
-        clipped=clipped_before_summed() if strategy.num_replicas_in_sync == 2 else np.nan,
+        clipped=clipped_before_summed() if STRATEGY == "2" else np.nan,
     )
 
 # What is refused before training starts.

@@ -338,6 +338,7 @@ def test_fit_adapts_once_to_the_first_examples(tmp_path):
     assert not same_weights(model, expected)
 
 
+@pytest.mark.filterwarnings("ignore:Your input ran out of data")
 @pytest.mark.parametrize("adapted", [False, True])
 def test_fit_opens_a_dataset_once_before_keras_does(adapted):
     opened = []
