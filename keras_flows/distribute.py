@@ -60,14 +60,21 @@ def replica_id():
     return 0 if context is None else context.replica_id_in_sync_group
 
 
-def channel_moments(x):
+def channel_moments(x, otherwise=None):
     """Mean and variance of each channel (last axis), each of shape (channels,).
 
     Sums and counts are reduced, not means, so that replicas may hold different numbers of examples;
-    and the variance in a second pass, so that nothing cancels.
+    and the variance in a second pass, so that nothing cancels. A single cell has no variance: then
+    they are `otherwise`, if given, such as the running averages of batch normalisation.
     """
     axes = list(range(len(x.shape) - 1))
     cells = ops.cast(ops.shape(x)[0] * math.prod(x.shape[1:-1]), x.dtype)
     sums = global_sum(tf.concat([ops.sum(x, axis=axes), [cells]], axis=0))  # in one exchange
     mean, count = sums[:-1] / sums[-1], sums[-1]
-    return mean, global_sum(ops.sum(ops.square(x - mean), axis=axes)) / count
+    variance = global_sum(ops.sum(ops.square(x - mean), axis=axes)) / count
+    if otherwise is None:
+        return mean, variance
+    several = count > 1
+    return tuple(
+        ops.where(several, *pair) for pair in zip((mean, variance), otherwise, strict=True)
+    )

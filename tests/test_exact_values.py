@@ -190,6 +190,24 @@ def test_batch_norm_moves_its_averages():
     close(layer.moving_mean, 0.1 * mean)  # inference moves nothing
 
 
+@pytest.mark.parametrize("partition", [None, "half", "checkerboard"])
+def test_batch_norm_of_a_single_cell_is_by_the_running_averages(partition):
+    shape = (1, 1, 4) if partition == "checkerboard" else (4,)
+    layer, x = layers.BatchNorm(partition=partition, swap=True), random(6, *shape)
+    layer(10 + 3 * x, training=True)
+    averages = layer.get_weights()
+    for one in (x[:1], x[1:2]):
+        with tf.GradientTape() as tape:
+            tape.watch(one := tf.constant(one))
+            z, log_det = layer.forward_and_log_det(one, training=True)
+        assert np.any(tape.gradient(z, one))
+        close(z, layer.forward_and_log_det(one)[0])
+        close(log_det, layer.forward_and_log_det(one)[1])
+    for value, before in zip(layer.get_weights(), averages, strict=True):
+        close(value, before)
+    assert not np.allclose(layer(x[:2], training=True), layer(x[:2]))
+
+
 def test_frozen_batch_norm_keeps_its_averages():
     layer, x = layers.BatchNorm(trainable=False), random(6, 3)
     close(layer(x, training=True), x / np.sqrt(1 + 1e-4))

@@ -1,5 +1,6 @@
 """What `Repeat` promises beyond what every bijection does; test_bijections.py has its cases."""
 
+import functools
 import sys
 
 import keras
@@ -113,6 +114,32 @@ def test_a_reversible_gradient_is_that_of_the_loop(name, policy):
     actual, desired = (with_gradients(layer, batch(shape)) for layer in (reversible, loop))
     for value, wanted in zip((*actual[:3], *actual[3]), (*desired[:3], *desired[3]), strict=True):
         assert distance(value, wanted) < 1e-10
+
+
+@pytest.mark.parametrize("policy", ["float64"], indirect=True)
+@pytest.mark.parametrize("name", ["checkerboard", "tokens"])
+def test_a_reversible_gradient_of_the_gradient_is_that_of_the_loop(name, policy):
+    shape = SHAPES[name]
+    loop = make_repeat(STEPS[name](), 2, shape, 0.2)
+    reversible = layers.Repeat(STEPS[name](), 2, reversible=True)
+    reversible.build((None, *shape))
+    reversible.set_weights(loop.get_weights())
+
+    @functools.partial(tf.function, autograph=False)
+    def penalty_gradients(layer, x):
+        with tf.GradientTape() as outer:
+            with tf.GradientTape() as inner:
+                inner.watch(x)
+                z, log_det = layer.forward_and_log_det(x, training=True)
+                log_prob = log_det - tf.reduce_sum(z**2, axis=range(1, len(z.shape)))
+            penalty = tf.reduce_sum(inner.gradient(log_prob, x) ** 2)
+        return outer.gradient(penalty, layer.trainable_weights)
+
+    x = tf.constant(batch(shape))
+    pairs = zip(penalty_gradients(reversible, x), penalty_gradients(loop, x), strict=True)
+    for actual, desired in pairs:
+        assert (actual is None) == (desired is None)
+        assert actual is None or distance(actual, desired) < 1e-9
 
 
 def test_each_step_draws_its_own_constants():

@@ -17,10 +17,11 @@ class BatchNorm(Bijection):
 
     RealNVP, section 3.7 and released code. In training mean and variance are the batch's, by
     channel, and the running averages move by new = momentum * old + (1 - momentum) * batch's;
-    otherwise, and in the inverse always, they are the running averages. With `partition` only the
-    part that a coupling with the same arguments changes is normalised; a checkerboard's statistics
-    count the other part as zeros, as the released code does. Shapes: (batch, D),
-    (batch, tokens, channels) or (batch, height, width, channels), unchanged.
+    otherwise, for a batch of a single cell, which has no variance, and in the inverse always, they
+    are the running averages. With `partition` only the part that a coupling with the same arguments
+    changes is normalised; a checkerboard's statistics count the other part as zeros, as the
+    released code does. Shapes: (batch, D), (batch, tokens, channels) or
+    (batch, height, width, channels), unchanged.
     """
 
     synchronized = True  # as Keras calls it: the statistics are those of the global batch
@@ -66,7 +67,7 @@ class BatchNorm(Bijection):
     def _normalize(self, x, training):
         mean, variance = self.moving_mean, self.moving_variance
         if training and self.trainable:  # frozen, it keeps its averages, as Keras' own does
-            mean, variance = distribute.channel_moments(x)
+            mean, variance = distribute.channel_moments(x, otherwise=(mean, variance))
             for moving, new in ((self.moving_mean, mean), (self.moving_variance, variance)):
                 moving.assign(self.momentum * moving + (1 - self.momentum) * new)
         log_scale = -0.5 * ops.log(variance + self.epsilon)

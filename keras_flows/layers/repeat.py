@@ -130,7 +130,6 @@ class Repeat(Precomputes, Stacked):
     def _run_reversibly(self, x, condition, training, changing):
         values, inverses = self.precomputed(inverse=False)
         structure = [self.stacks(self._read_in_loop), values]
-        inverses = tf.nest.map_structure(tf.stop_gradient, inverses)
 
         @tf.custom_gradient
         def run(x, *sources):
