@@ -45,17 +45,22 @@ class DataSpec:
             raise TypeError(f"Data must be {kinds}. Received: dtype {dtype.name}")
 
     def check(self, x):
-        """`check_spec`, and values if eager: finite and, for images, whole numbers in 0..255."""
+        """The batch x, of known shape: `check_spec`, and values if eager.
+
+        They are finite and, of images, whole numbers in 0..255. What TensorFlow does not know of a
+        shape, as of a decoded PNG's, is this spec's; if it is not, the step fails when it runs.
+        """
         self.check_spec(x)
         if not tf.executing_eagerly():
-            return
-        x = np.asarray(x)
-        if x.dtype == np.uint8 or not x.size:
-            return
-        if not np.isfinite(np.asarray(x, "float64")).all():
+            return _of_shape(x, self.shape)
+        values = np.asarray(x)
+        if values.dtype == np.uint8 or not values.size:
+            return x
+        if not np.isfinite(np.asarray(values, "float64")).all():
             raise ValueError("Data must be finite. Received: values that are NaN or infinite")
         if self.is_image:
-            _check_pixels(x)
+            _check_pixels(values)
+        return x
 
     def check_source(self, x, *, read_again):
         """Shape and dtype of what fit, evaluate or predict got; nothing is read."""
@@ -93,6 +98,8 @@ class DataSpec:
                 "or in fit and evaluate as the second of (x, label). Received: none"
             )
         labels = tf.convert_to_tensor(labels)
+        if labels.shape.rank is None:
+            labels = _of_shape(labels, ())
         if labels.shape.rank == 2 and labels.shape[1] == 1:
             labels = labels[:, 0]
         if not labels.dtype.is_integer or labels.shape.rank != 1:
@@ -124,6 +131,8 @@ class DataSpec:
     def latent(self, z):
         """Latents (batch, D) as a tensor; ValueError or TypeError for what are none."""
         z = z if hasattr(z, "dtype") else np.asarray(z)
+        if tf.TensorShape(z.shape).is_compatible_with((None, self.size)):
+            z = _of_shape(z, (self.size,))
         if len(z.shape) != 2 or z.shape[1] != self.size:
             raise ValueError(
                 f"Latents must have shape (batch, {self.size}). Received: shape {tuple(z.shape)}"
@@ -156,6 +165,14 @@ class DataSpec:
         if not self.is_image:
             return None
         return dequantization.uniform_noise(ops.shape(x), self.dtype, kind, seed, *counters)
+
+
+def _of_shape(x, shape):
+    """x with the static shape (batch, *shape), where it is not known yet."""
+    known = tf.TensorShape(x.shape)
+    if known.rank is not None and known[1:].is_fully_defined():
+        return x
+    return tf.ensure_shape(x, (None, *shape))
 
 
 def check_bits(bits, input_shape):

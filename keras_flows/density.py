@@ -76,19 +76,26 @@ class Density(keras.Model):
             n: how many, at least 1.
             temperature: factor on the latent, at least 0; below 1, likelier and less varied points.
             labels: of a class-conditional model, (n,).
-            seed: an integer in 0 .. 2^31 - 1; None draws one.
+            seed: an integer in 0 .. 2^31 - 1; None draws one, at each call of a graph, too.
+
+        Both may be scalar tensors; in a graph their values are not checked.
         """
         self._check_adapted("sample")
         check_integers(1, n=n)
-        require(
-            isinstance(temperature, numbers.Real) and 0 <= temperature < math.inf,
-            "Argument `temperature` must be a finite number of at least 0",
-            temperature=temperature,
-        )
-        if seed is None:
+        temperature, seed = _number(temperature), _number(seed)
+        if not _is_scalar_in_graph(temperature):
+            require(
+                isinstance(temperature, numbers.Real) and 0 <= temperature < math.inf,
+                "Argument `temperature` must be a finite number of at least 0",
+                temperature=temperature,
+            )
+        if seed is None and not tf.executing_eagerly():
+            seed = tf.random.uniform((), maxval=2**31 - 1, dtype=tf.int32)
+        elif seed is None:
             seed = random.randrange(2**31)
-        check_integers(0, seed=seed)
-        seeds = tf.stack([tf.fill([n], int(seed)), tf.range(int(n))], axis=1)
+        if not _is_scalar_in_graph(seed):
+            check_integers(0, seed=seed)
+        seeds = tf.stack([tf.fill([n], tf.cast(seed, tf.int32)), tf.range(int(n))], axis=1)
         temperatures = tf.fill([n], tf.cast(temperature, self.compute_dtype))
         return self._traced_sample(seeds, temperatures, self.data_spec.check_labels(labels, n))
 
@@ -163,6 +170,15 @@ class Density(keras.Model):
                 "log_prob and encode take data, not symbolic tensors: in a functional model, use "
                 '`model(x)["log_prob"]` or `model(x)["latent"]`.'
             )
-        x = tf.convert_to_tensor(x)
-        self.data_spec.check(x)
+        x = self.data_spec.check(tf.convert_to_tensor(x))
         return x, self.data_spec.check_labels(labels, x.shape[0])
+
+
+def _number(value):
+    """What an eager tensor holds; anything else as it is."""
+    return value.numpy() if tf.is_tensor(value) and hasattr(value, "numpy") else value
+
+
+def _is_scalar_in_graph(value):
+    """Whether it is a scalar tensor whose value is known only when it runs."""
+    return tf.is_tensor(value) and value.shape.rank == 0

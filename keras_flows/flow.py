@@ -91,7 +91,7 @@ class Flow(ConstructorConfig, LikelihoodTraining, Density):
             )
 
     def call(self, inputs, labels=None, training=False):
-        self.data_spec.check(inputs)
+        inputs = self.data_spec.check(inputs)
         labels = self.data_spec.check_labels(labels, inputs.shape[0])
         latent, log_prob = self.latent_and_log_prob(self.dequantize(inputs), labels, training)
         return {"latent": latent, "log_prob": log_prob}

@@ -151,6 +151,7 @@ class LikelihoodTraining(DistributedModel):
         if sample_weight is not None:
             raise ValueError("A Flow takes no sample weights. Received: sample_weight")
         private.clear_losses(self)
+        x = self.data_spec.check(x)
         x = self.dequantize(x, self._noise(x, kind, counter))
         labels = self.data_spec.check_labels(y)
         z, log_prob = self.latent_and_log_prob(x, labels, training)

@@ -294,6 +294,22 @@ def test_samples_are_images_and_depend_on_seed_label_and_row(glow):
     np.testing.assert_array_equal(cold[3], cold[4])
 
 
+def test_samples_in_a_graph(nice):
+    """Anew at each call, unless a seed is given, which may be a tensor, as the temperature."""
+    anew = tf.function(lambda: nice.sample(2))
+    assert not np.allclose(anew(), anew())
+    given = tf.function(lambda seed, t: nice.sample(2, seed=seed, temperature=t))
+    seed, temperature = tf.constant(5), tf.constant(0.5)
+    expected = nice.sample(2, seed=5, temperature=0.5)
+    for sample in (given(seed, temperature), nice.sample(2, temperature, seed=seed)):
+        np.testing.assert_array_equal(sample, expected)
+    assert not np.allclose(given(tf.constant(6), temperature), expected)
+    with pytest.raises(ValueError, match="`temperature` must be.*-1"):
+        nice.sample(2, tf.constant(-1.0))
+    with pytest.raises(ValueError, match="`seed` must be"):
+        nice.sample(2, seed=tf.constant([1, 2]))
+
+
 @pytest.mark.parametrize("prior", ["gaussian", "logistic"])
 def test_samples_come_from_the_prior_times_the_temperature(prior):
     model = zoo.NICE((3,), depth=2, width=8, num_hidden=1, prior=prior)
@@ -505,6 +521,47 @@ def test_fit_takes_data_of_every_kind(given, num_classes):
     if num_classes:
         means = model.decode(np.zeros((2, 2)), labels=[0, 1])
         assert np.all(means[0] < 0) and np.all(means[1] > 0)
+
+
+def pngs(images):
+    """As decoded from files: height and width are unknown until they are read."""
+    files = [tf.io.encode_png(image).numpy() for image in images]
+    return tf.data.Dataset.from_tensor_slices(files).map(tf.io.decode_png)
+
+
+def from_python(values):
+    """Nothing is known but the dtype."""
+    values = tf.convert_to_tensor(values)
+    indices = tf.data.Dataset.range(len(values))
+    return indices.map(lambda i: tf.py_function(lambda i: values[i], [i], values.dtype))
+
+
+@pytest.mark.parametrize("source", [pngs, from_python])
+def test_shapes_that_tensorflow_does_not_know_are_the_models(source):
+    keras.utils.set_random_seed(0)
+    chain = [layers.Rescale(1 / 256), layers.Flatten(), layers.LearnedPrior(num_classes=3)]
+    model = Flow(layers.Chain(chain), (4, 4, 1), num_classes=3, seed=0)
+    model.compile("sgd")
+    labels = from_python(LABELS)
+    unknown = tf.data.Dataset.zip((source(IMAGES), labels)).batch(4)
+    assert not unknown.element_spec[0].shape.is_fully_defined()
+    model.fit(unknown, verbose=0)
+    known = tf.data.Dataset.from_tensor_slices((IMAGES, LABELS)).batch(4)
+    close(model.evaluate(unknown, verbose=0), model.evaluate(known, verbose=0))
+    latent = model.predict(unknown, verbose=0)["latent"]
+    close(latent, model.encode(IMAGES, labels=LABELS))
+
+    signature = [tf.TensorSpec(None, tf.float32), tf.TensorSpec(None, tf.int32)]
+    decode = tf.function(
+        lambda z, labels: model.decode(z, labels=labels), input_signature=signature
+    )
+    np.testing.assert_array_equal(decode(latent, LABELS), IMAGES)
+
+    wrong = tf.data.Dataset.zip((source(IMAGES[:, :2]), labels)).batch(4)
+    with pytest.raises(ValueError, match=r"4, 4, 1\).* Received: shape \(1, 2, 4, 1\)"):
+        model.fit(wrong, verbose=0)
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"\[4,2,4,1\].*\[\?,4,4,1\]"):
+        model.evaluate(wrong, verbose=0)
 
 
 def test_labels_that_a_model_does_not_want_are_ignored():
