@@ -1,9 +1,11 @@
 """What stock Keras lacks, or breaks, under tf.distribute; all of it is here."""
 
+import os
+
 import keras
 import tensorflow as tf
 
-from keras_flows import distribute, private
+from keras_flows import distribute, folders, private
 
 # Callbacks that write files.
 _WRITERS = (
@@ -88,15 +90,13 @@ class DistributedModel(private.BuiltByConstructor, keras.Model):
         self._check_strategy()
         return super().predict(*args, verbose=self._verbose(verbose), **kwargs)
 
-    def save(self, *args, **kwargs):
-        """As in Keras; of several workers, only the chief writes the file."""
-        if distribute.is_chief(self.distribute_strategy):
-            super().save(*args, **kwargs)
+    def save(self, filepath, overwrite=True, **kwargs):
+        """As in Keras; of several workers, only the chief writes. The file is replaced at once."""
+        self._save(super().save, ".keras", filepath, overwrite, **kwargs)
 
-    def save_weights(self, *args, **kwargs):
-        """As in Keras; of several workers, only the chief writes the file."""
-        if distribute.is_chief(self.distribute_strategy):
-            super().save_weights(*args, **kwargs)
+    def save_weights(self, filepath, overwrite=True, **kwargs):
+        """As in Keras; of several workers, only the chief writes. The file is replaced at once."""
+        self._save(super().save_weights, ".weights.h5", filepath, overwrite, **kwargs)
 
     def apply_gradients(self, gradients):
         """Updates the weights by gradients of each replica's share of the loss."""
@@ -122,6 +122,17 @@ class DistributedModel(private.BuiltByConstructor, keras.Model):
             # Keras takes the mean over axis 0, which a scalar has not.
             results = {name: tf.reshape(result, [1]) for name, result in results.items()}
         return results
+
+    def _save(self, write, suffix, path, overwrite, **kwargs):
+        if not distribute.is_chief(self.distribute_strategy):
+            return
+        # All else, as to ask before it overwrites, to write folders or elsewhere, is Keras' own.
+        is_file = str(path).endswith(suffix) and "://" not in str(path) and not kwargs
+        if is_file and (overwrite or not os.path.lexists(path)):
+            with folders.replaced_file(path) as scratch:
+                write(scratch)
+        else:
+            write(path, overwrite, **kwargs)
 
     def _verbose(self, verbose):
         return verbose if distribute.is_chief(self.distribute_strategy) else 0

@@ -1,4 +1,4 @@
-"""Folders that appear under their name complete, or not at all."""
+"""Folders and files that appear under their name complete, or not at all."""
 
 import contextlib
 import os
@@ -43,3 +43,18 @@ def new_folder(path, argument):
         os.mkdir(folder)
         yield folder
         os.replace(folder, path)
+
+
+@contextlib.contextmanager
+def replaced_file(path):
+    """Within this context the path of a file to write, which replaces that at `path` at the end.
+
+    If anything fails, the process is killed or the power too, the one before is still there.
+    """
+    parent, name = os.path.split(os.path.realpath(path))
+    with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=parent) as scratch:
+        file = os.path.join(scratch, name)
+        yield file
+        with open(file, "rb") as written:
+            os.fsync(written.fileno())
+        os.replace(file, os.path.join(parent, name))

@@ -96,3 +96,37 @@ def test_only_a_pass_that_is_read_moves_the_order_on(data_dir):
     next(iter(same))
     np.testing.assert_array_equal(read(same), passes[1])
     assert np.any(passes[0] != passes[1])
+
+
+@pytest.mark.parametrize(
+    ("method", "name"), [("save", "model.keras"), ("save_weights", "model.weights.h5")]
+)
+def test_what_is_saved_replaces_what_was_there_at_once(method, name, tmp_path, monkeypatch):
+    """As `BackupAndRestore` saves, too: a process may be killed while it writes."""
+    model = Flow(layers.DiagonalScaling(), (2,))
+    path = tmp_path / name
+    getattr(model, method)(path)
+    model.bijection.log_scale.assign([1.0, 2.0])
+    before = path.read_bytes()
+
+    def fail(self, filepath, *args, **kwargs):
+        with open(filepath, "wb") as file:
+            file.write(b"half")
+        assert path.read_bytes() == before
+        raise OSError("disk full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(keras.Model, method, fail)
+        with pytest.raises(OSError, match="disk full"):
+            getattr(model, method)(path)
+    assert [each.name for each in tmp_path.iterdir()] == [name] and path.read_bytes() == before
+    getattr(model, method)(path)
+    other = Flow(layers.DiagonalScaling(), (2,))
+    if method == "save":
+        other = keras.models.load_model(path)
+    else:
+        other.load_weights(path)
+    np.testing.assert_array_equal(other.bijection.log_scale, [1.0, 2.0])
+    with monkeypatch.context() as patch:
+        patch.setattr("builtins.input", lambda *_: "n")  # Keras asks
+        getattr(model, method)(path, overwrite=False)
