@@ -156,6 +156,44 @@ def test_each_step_draws_its_own_constants():
         assert distance(value, wanted) < 1e-5
 
 
+@keras.saving.register_keras_serializable(package="test_repeat")
+class Told(Bijection):
+    """z = x + offset, with what a user's layer may say of itself."""
+
+    def __init__(self, constant=False, undone=True, **kwargs):
+        super().__init__(**kwargs)
+        self.constant = constant
+        self.undone = undone
+        self.invertible_in_training = undone
+
+    def build(self, input_shape):
+        self.offset = self.add_weight(name="offset", shape=(), initializer="ones", trainable=False)
+        if self.constant:
+            self.constant_weights = [self.offset]
+
+    def forward_and_log_det(self, x, condition=None, training=False):
+        return x + self.offset, tf.zeros(tf.shape(x)[0])
+
+    def inverse_and_log_det(self, z, condition=None, training=False):
+        return z - self.offset, tf.zeros(tf.shape(z)[0])
+
+
+def test_a_users_layer_says_what_is_constant_and_what_is_not_invertible():
+    def operations(layer):
+        function = tf.function(lambda x: layer.forward_and_log_det(x, training=True)[0])
+        graph = function.get_concrete_function(tf.zeros((2, 4))).graph
+        return [operation.type for operation in graph.get_operations()]
+
+    for constant in (False, True):
+        repeat = layers.Repeat(Told(constant), 3)
+        repeat.build((None, 4))
+        assert ("AssignVariableOp" in operations(repeat)) != constant  # a state is written back
+        np.testing.assert_array_equal(repeat(np.zeros((2, 4))), np.full((2, 4), 3))
+    layers.Repeat(Told(), 2, reversible=True)
+    with pytest.raises(ValueError, match="`reversible` must be False.*'told"):
+        layers.Repeat(layers.Chain([Told(undone=False)]), 2, reversible=True)
+
+
 def test_gradient_of_the_inverse():
     repeat = make_repeat(glow_step(networks.MLP(5)), 3, (4,), reversible=True)
     z = tf.convert_to_tensor(batch((4,)))

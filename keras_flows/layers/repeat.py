@@ -51,6 +51,7 @@ class Repeat(Precomputes, Stacked):
         ahead = self._indices(v for leaf in self._leaves() for v in leaf.precomputed_weights)
         # What the loop must hold beside what is precomputed.
         self._read_in_loop = [i for i in range(len(self._stacks)) if i not in ahead]
+        self._states = [i for i in self._states if i in self._read_in_loop]
 
     @property
     def directed(self):
@@ -87,8 +88,7 @@ class Repeat(Precomputes, Stacked):
         else:
             y, log_det, changed = self._run(x, condition, training, changing)
         for i, value in zip(changing, changed, strict=True):
-            if value is not None:
-                self._stacks[i].assign(value)
+            self._stacks[i].assign(value)
         return y, log_det
 
     def inverse_and_log_det(self, z, condition=None, training=False):
