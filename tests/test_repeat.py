@@ -117,11 +117,14 @@ def test_a_reversible_gradient_is_that_of_the_loop(name, policy):
 
 
 @pytest.mark.parametrize("policy", ["float64"], indirect=True)
-@pytest.mark.parametrize("name", ["checkerboard", "tokens"])
-def test_a_reversible_gradient_of_the_gradient_is_that_of_the_loop(name, policy):
-    shape = SHAPES[name]
-    loop = make_repeat(STEPS[name](), 2, shape, 0.2)
-    reversible = layers.Repeat(STEPS[name](), 2, reversible=True)
+def test_a_reversible_gradient_of_the_gradient_is_that_of_the_loop(policy):
+    def step():
+        coupling = layers.AffineCoupling(None, scale="tanh")
+        return layers.Chain([layers.ActNorm(), layers.InvertibleConv1x1(), coupling])
+
+    shape = (4,)
+    loop = make_repeat(step(), 2, shape, 0.2)
+    reversible = layers.Repeat(step(), 2, reversible=True)
     reversible.build((None, *shape))
     reversible.set_weights(loop.get_weights())
 
@@ -144,7 +147,7 @@ def test_a_reversible_gradient_of_the_gradient_is_that_of_the_loop(name, policy)
 
 def test_each_step_draws_its_own_constants():
     np.random.seed(0)
-    repeat = make_repeat(STEPS["partition of one's own"](), 4, (5,))
+    repeat = make_repeat(layers.AdditiveCoupling(None, partition=RandomHalf()), 4, (5,))
     orders, _ = (weight for weight in repeat.weights if weight.dtype == "int32")
     assert len({tuple(order) for order in np.asarray(orders)}) > 1
     before = np.asarray(orders)
