@@ -84,7 +84,7 @@ class Flow(ConstructorConfig, LikelihoodTraining, Density):
         self.size = self.data_spec.size
 
     def build(self, input_shape):
-        """Nothing is left to build: the constructor has. ValueError for data of another shape."""
+        """Checks the shape: the constructor has built, and a subclass's own adds what it needs."""
         if tuple(input_shape)[1:] != self.input_shape:
             raise ValueError(
                 f"The model was made for input_shape={self.input_shape}. Received: {input_shape}"
