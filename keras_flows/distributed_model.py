@@ -90,13 +90,13 @@ class DistributedModel(private.BuiltByConstructor, keras.Model):
         self._check_strategy()
         return super().predict(*args, verbose=self._verbose(verbose), **kwargs)
 
-    def save(self, filepath, overwrite=True, **kwargs):
+    def save(self, filepath, overwrite=True, *args, **kwargs):
         """As in Keras; of several workers, only the chief writes. The file is replaced at once."""
-        self._save(super().save, ".keras", filepath, overwrite, **kwargs)
+        self._save(super().save, ".keras", filepath, overwrite, *args, **kwargs)
 
-    def save_weights(self, filepath, overwrite=True, **kwargs):
+    def save_weights(self, filepath, overwrite=True, *args, **kwargs):
         """As in Keras; of several workers, only the chief writes. The file is replaced at once."""
-        self._save(super().save_weights, ".weights.h5", filepath, overwrite, **kwargs)
+        self._save(super().save_weights, ".weights.h5", filepath, overwrite, *args, **kwargs)
 
     def apply_gradients(self, gradients):
         """Updates the weights by gradients of each replica's share of the loss."""
@@ -123,16 +123,16 @@ class DistributedModel(private.BuiltByConstructor, keras.Model):
             results = {name: tf.reshape(result, [1]) for name, result in results.items()}
         return results
 
-    def _save(self, write, suffix, path, overwrite, **kwargs):
+    def _save(self, write, suffix, path, overwrite, *args, **kwargs):
         if not distribute.is_chief(self.distribute_strategy):
             return
         # All else, as to ask before it overwrites, to write folders or elsewhere, is Keras' own.
-        is_file = str(path).endswith(suffix) and "://" not in str(path) and not kwargs
+        is_file = str(path).endswith(suffix) and "://" not in str(path) and not (args or kwargs)
         if is_file and (overwrite or not os.path.lexists(path)):
             with folders.replaced_file(path) as scratch:
                 write(scratch)
         else:
-            write(path, overwrite, **kwargs)
+            write(path, overwrite, *args, **kwargs)
 
     def _verbose(self, verbose):
         return verbose if distribute.is_chief(self.distribute_strategy) else 0

@@ -127,6 +127,7 @@ def test_what_is_saved_replaces_what_was_there_at_once(method, name, tmp_path, m
     else:
         other.load_weights(path)
     np.testing.assert_array_equal(other.bijection.log_scale, [1.0, 2.0])
+    getattr(model, method)(path, True, None)  # as positions, Keras' own third argument, too
     with monkeypatch.context() as patch:
         patch.setattr("builtins.input", lambda *_: "n")  # Keras asks
         getattr(model, method)(path, overwrite=False)
