@@ -36,12 +36,14 @@ class Bijection(ConstructorConfig, TrackedByTensorFlow, BijectorLayer):
     A layer may also say of itself, by attributes of these names:
 
     - `data_dependent`: `adapt` sets weights of it;
+    - `reads_condition`: its results depend on `condition`;
     - `invertible_in_training`: False if `training=True` computes what the inverse does not undo;
     - `constant_weights`: those of its non-trainable weights that nothing changes;
     - `synchronized`: in training it sums over all replicas.
     """
 
     data_dependent = False
+    reads_condition = False
     invertible_in_training = True
     constant_weights = ()
     synchronized = False

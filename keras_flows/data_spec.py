@@ -62,8 +62,9 @@ class DataSpec:
             _check_pixels(values)
         return x
 
-    def check_source(self, x, *, read_again):
+    def check_source(self, x, y=None, *, read_again=False):
         """Shape and dtype of what fit, evaluate or predict got; nothing is read."""
+        self.check_no_labels(y)
         if isinstance(x, tf.data.Dataset | tf.distribute.DistributedDataset):
             spec = x.element_spec
             spec = spec[0] if isinstance(spec, tuple) else spec
@@ -74,6 +75,9 @@ class DataSpec:
                     f"Received: elements {x.element_spec}"
                 )
             self.check_spec(spec)
+            _, y, sample_weight = keras.utils.unpack_x_y_sample_weight(x.element_spec)
+            check_no_weights(sample_weight)
+            self.check_no_labels(y)
         elif hasattr(x, "__next__") and read_again:
             raise TypeError(
                 "Data for fit must be readable more than once, as the model adapts to its first "
@@ -85,11 +89,22 @@ class DataSpec:
 
     # Conditions.
 
+    def check_no_labels(self, labels=None):
+        """Refuses labels, or their TensorSpec, for a model without a condition."""
+        if self.num_classes is None and labels is not None:
+            received = f"{type(labels).__name__} of shape {getattr(labels, 'shape', 'unknown')}"
+            raise ValueError(
+                "The model was made without `num_classes`: it is unconditional, and takes no "
+                "labels. Give data x alone, of a dataset of (x, label) "
+                f"`dataset.map(lambda x, label: x)`. Received: {received}"
+            )
+
     def check_labels(self, labels, count=None):
         """int32 labels of a conditional model, None for others; values if eager, `count` if given.
 
         In a graph wrong values fail when the step runs, unless XLA compiled it.
         """
+        self.check_no_labels(labels)
         if self.num_classes is None:
             return None
         if labels is None:
@@ -165,6 +180,12 @@ class DataSpec:
         if not self.is_image:
             return None
         return dequantization.uniform_noise(ops.shape(x), self.dtype, kind, seed, *counters)
+
+
+def check_no_weights(sample_weight):
+    """Refuses sample weights."""
+    if sample_weight is not None:
+        raise ValueError("A Flow takes no sample weights. Received: sample_weight")
 
 
 def _of_shape(x, shape):

@@ -13,6 +13,7 @@ from keras import ops
 from keras_flows import dequantization
 from keras_flows.arguments import check_integers, check_one_of, require
 from keras_flows.bijection import Bijection
+from keras_flows.private import flatten_layers
 
 tfb = tfp.bijectors
 tfd = tfp.distributions
@@ -36,6 +37,17 @@ class Density(keras.Model):
         )
         check_one_of(PRIORS, prior=prior)
         super().__init__(**kwargs)
+        if data_spec.num_classes is not None:
+            reads = any(
+                getattr(layer, "reads_condition", False) for layer in flatten_layers(bijection)
+            )
+            require(
+                reads,
+                "Argument `num_classes` needs a bijection of which some layer reads the labels, as "
+                "`layers.LearnedPrior(num_classes=n)` does, or one of your own with "
+                "`reads_condition = True`: else all classes would have the same density",
+                num_classes=data_spec.num_classes,
+            )
         self.bijection = bijection
         self.data_spec = data_spec
         self.prior = prior

@@ -8,6 +8,7 @@ from keras import ops
 
 from keras_flows import dequantization, distribute, first_examples, private, resume
 from keras_flows.arguments import require
+from keras_flows.data_spec import check_no_weights
 from keras_flows.distributed_model import DistributedModel
 from keras_flows.private import flatten_layers
 
@@ -47,7 +48,7 @@ class LikelihoodTraining(DistributedModel):
             x: a tf.data.Dataset of batches of x or (x, label), an array or a PyDataset.
             y: labels, if x is an array.
         """
-        self.data_spec.check_source(x, read_again=False)
+        self.data_spec.check_source(x, y)
         self._adapt(first_examples.read(x, y, self.adapt_examples))
 
     def compile(self, optimizer="adam", **kwargs):
@@ -81,7 +82,9 @@ class LikelihoodTraining(DistributedModel):
             require(value is None, f"A Flow takes no `{name}`", **{name: value})
         if not self.trainable_weights:
             raise ValueError("All weights of the model are frozen: there is nothing to fit.")
-        self.data_spec.check_source(x, read_again=True)
+        self.data_spec.check_source(x, y, read_again=True)
+        validation = keras.utils.unpack_x_y_sample_weight(kwargs.get("validation_data"))
+        self.data_spec.check_source(*validation[:2])
         self._check_strategy()
         adapted = self.adapted
         first = first_examples.read(x, y, 1 if adapted else self.adapt_examples, batch_size)
@@ -104,12 +107,12 @@ class LikelihoodTraining(DistributedModel):
 
     def evaluate(self, x=None, *args, **kwargs):
         self._check_adapted("evaluate")
-        self.data_spec.check_source(x, read_again=False)
+        self.data_spec.check_source(x)
         return super().evaluate(x, *args, **kwargs)
 
     def predict(self, x, *args, **kwargs):
         self._check_adapted("predict")
-        self.data_spec.check_source(x, read_again=False)
+        self.data_spec.check_source(x)
         return super().predict(x, *args, **kwargs)
 
     def train_on_batch(self, *args, **kwargs):
@@ -139,7 +142,7 @@ class LikelihoodTraining(DistributedModel):
 
     def predict_step(self, data):
         x, y, _ = keras.utils.unpack_x_y_sample_weight(data)
-        return self(x, labels=y if self.data_spec.num_classes else None, training=False)
+        return self(x, labels=y, training=False)
 
     def auxiliary_loss(self, z, labels=None):
         """What a subclass adds to each example's loss, (batch,) in nats, given its latent."""
@@ -148,8 +151,7 @@ class LikelihoodTraining(DistributedModel):
     def _step(self, data, kind, counter, training):
         """Updates the metrics and returns this replica's share of the loss, in nats per example."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        if sample_weight is not None:
-            raise ValueError("A Flow takes no sample weights. Received: sample_weight")
+        check_no_weights(sample_weight)
         private.clear_losses(self)
         x = self.data_spec.check(x)
         x = self.dequantize(x, self._noise(x, kind, counter))

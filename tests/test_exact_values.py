@@ -310,10 +310,10 @@ def test_weight_norm(magnitude):
 
 @pytest.mark.parametrize(("policy", "tolerance"), [("float32", 1e-4), ("mixed_bfloat16", 0.03)])
 @pytest.mark.parametrize("channels", [3, 16])
-@pytest.mark.parametrize("cells", [1, 24])
-def test_res_nets_batch_norm_in_one_kernel(cells, channels, policy, tolerance):
+@pytest.mark.parametrize("shape", [(1, 1, 2), (24, 1, 1), (4, 3, 2)])
+def test_res_nets_batch_norm_in_one_kernel(shape, channels, policy, tolerance):
     """As in float64, which Keras writes out; outputs, gradients and moving averages."""
-    x, weight = random(cells, 1, 1, channels), random(cells, 1, 1, channels)
+    x, weight = random(*shape, channels), random(*shape, channels)
     x = tf.cast(tf.cast(x, "bfloat16"), "float64")  # the same at all precisions
 
     def results(policy):
@@ -334,6 +334,17 @@ def test_res_nets_batch_norm_in_one_kernel(cells, channels, policy, tolerance):
         np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance)
     moving_variance = 0.9 + 0.1 * np.var(x, axis=(0, 1, 2))
     np.testing.assert_allclose(actual[4], moving_variance, atol=1e-5)  # float32 in all policies
+
+
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16", "float64"])
+def test_res_nets_batch_norm_of_a_single_cell_is_by_the_running_averages(policy):
+    norm, x = networks.ResNet(4, 1, dtype=policy)._output_norm, random(6, 1, 1, 3)
+    norm(10 + 3 * x, training=True)
+    averages = norm.get_weights()
+    close(norm(x[:1], training=True), norm(x[:1]))
+    for value, before in zip(norm.get_weights(), averages, strict=True):
+        close(value, before)
+    assert not np.allclose(norm(x[:2], training=True), norm(x[:2]))
 
 
 @pytest.mark.parametrize("masked", [False, True])

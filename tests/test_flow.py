@@ -564,15 +564,6 @@ def test_shapes_that_tensorflow_does_not_know_are_the_models(source):
         model.evaluate(wrong, verbose=0)
 
 
-def test_labels_that_a_model_does_not_want_are_ignored():
-    model = small_image_flow()
-    model.compile(run_eagerly=True)
-    labels = np.arange(64)
-    loss = model.evaluate(ALL_PIXELS, batch_size=64, verbose=0)
-    assert model.evaluate(ALL_PIXELS, labels, batch_size=64, verbose=0) == loss
-    model.fit(ALL_PIXELS, labels, batch_size=64, verbose=0)
-
-
 # Precision.
 
 

@@ -29,6 +29,10 @@ class LearnedPrior(Precomputes, Bijection):
         super().__init__(**kwargs)
         self.num_classes = num_classes
 
+    @property
+    def reads_condition(self):
+        return self.num_classes is not None
+
     def build(self, input_shape):
         units = 2 * input_shape[-1]
         self.bias = self.add_weight(name="bias", shape=(units,), initializer="zeros")
