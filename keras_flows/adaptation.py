@@ -35,6 +35,18 @@ def is_adapting():
 
 def normalize_channels(bias, log_scale, x):
     """Sets both so that (x + bias) exp(3 log_scale) has mean 0 and deviation 1 by channel."""
-    mean, variance = distribute.channel_moments(ops.cast(x, bias.dtype))
+    mean, deviation = mean_and_deviation(ops.cast(x, bias.dtype))
     bias.assign(-mean)
-    log_scale.assign(-ops.log(ops.sqrt(variance) + EPSILON) / LOG_SCALE_FACTOR)
+    log_scale.assign(-ops.log(deviation + EPSILON) / LOG_SCALE_FACTOR)
+
+
+def mean_and_deviation(x):
+    """Of each channel (last axis); 1 is the deviation of one that does not vary.
+
+    Nothing tells its scale: were it multiplied by the inverse of a floor under the deviation, the
+    first example that differs would be a million deviations away.
+    """
+    mean, variance = distribute.channel_moments(x)
+    axes = list(range(len(x.shape) - 1))
+    varying = ops.cast(ops.max(x, axis=axes) > ops.min(x, axis=axes), x.dtype)
+    return mean, ops.where(distribute.global_sum(varying) > 0, ops.sqrt(variance), 1)

@@ -62,6 +62,23 @@ class DataSpec:
             _check_pixels(values)
         return x
 
+    def check_variation(self, rows, of):
+        """Refuses vectors, some `rows` of the source `of`, with features that do not vary.
+
+        Of an array all rows count: few do not tell whether a rare value is there.
+        """
+        rows = np.asarray(rows)
+        (constant,) = np.nonzero((rows == rows[:1]).all(axis=0))
+        if len(constant) and hasattr(of, "shape"):
+            columns = np.asarray(of)[:, constant]
+            constant = constant[(columns == columns[:1]).all(axis=0)]
+        if len(constant):
+            named = ", ".join(f"feature {i} is constant ({rows[0, i]:.6g})" for i in constant[:10])
+            raise ValueError(
+                "Each feature must vary, else it has no density: leave it out, or give more rows. "
+                f"Received: {named}{' and more' * (len(constant) > 10)}"
+            )
+
     def check_source(self, x, y=None, *, read_again=False):
         """Shape and dtype of what fit, evaluate or predict got; nothing is read."""
         self.check_no_labels(y)

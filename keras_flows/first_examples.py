@@ -1,8 +1,9 @@
-"""The first examples of whatever `fit` takes, which a model adapts to before it trains."""
+"""The examples, of whatever `fit` takes, that a model adapts to before it trains."""
 
 from typing import NamedTuple
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 
@@ -14,7 +15,7 @@ class FirstExamples(NamedTuple):
     batch_size: int
 
 
-def read(x, y, count, batch_size=None):
+def read(x, y, count, batch_size=None, seed=None):
     """The first `count` examples of `x`, which is opened once.
 
     Args:
@@ -22,9 +23,10 @@ def read(x, y, count, batch_size=None):
         y: of an array, what belongs to its rows, or None.
         count: how many, at least 1.
         batch_size: that `fit` will divide an array by.
+        seed: draws the rows of an array that are read; None for the first.
     """
     xs, ys, sizes = [], [], []
-    for batch in _batches(x, y, count):
+    for batch in _batches(x, y, count, seed):
         batch_x, batch_y, _ = keras.utils.unpack_x_y_sample_weight(batch)
         xs.append(tf.convert_to_tensor(batch_x))
         if batch_y is not None:
@@ -39,13 +41,16 @@ def read(x, y, count, batch_size=None):
     return FirstExamples(tf.concat(xs, axis=0)[:count], ys, first)
 
 
-def _batches(x, y, count):
+def _batches(x, y, count, seed):
     if isinstance(x, tf.data.Dataset):
         return iter(x)
     if isinstance(x, keras.utils.PyDataset):
         return (x[i] for i in range(x.num_batches or 1))
     if hasattr(x, "shape"):
-        return iter([(x[:count], None if y is None else y[:count])])
+        rows = slice(count)
+        if seed is not None and len(x) > count:
+            rows = np.sort(np.random.default_rng(seed).choice(len(x), count, replace=False))
+        return iter([tuple(None if part is None else np.asarray(part)[rows] for part in (x, y))])
     raise TypeError(
         "Data must be a tf.data.Dataset, an array or a keras.utils.PyDataset. "
         f"Received: {type(x).__name__}"

@@ -35,7 +35,8 @@ class Flow(ConstructorConfig, LikelihoodTraining, Density):
         prior: "gaussian" or "logistic", the standard one in each latent dimension.
         num_classes: for a class-conditional model. Its methods then take `labels`, integers in
             [0, num_classes) of shape (batch,), which reach every bijection as `condition`.
-        adapt_examples: how many examples `fit` adapts to.
+        adapt_examples: how many examples `fit` adapts to: the first, or, of an array of vectors,
+            rows at random. By default 256 images or 10,000 vectors.
         seed: of the noise in `fit`, `evaluate` and `adapt`, which is a pure function of it, the
             optimizer's iterations and the position in the batch. None draws one. Initial weights
             follow `keras.utils.set_random_seed`.
@@ -52,12 +53,13 @@ class Flow(ConstructorConfig, LikelihoodTraining, Density):
         bits=None,
         prior="gaussian",
         num_classes=None,
-        adapt_examples=256,
+        adapt_examples=None,
         seed=None,
         dtype=None,
         **kwargs,
     ):
-        check_integers(1, adapt_examples=adapt_examples)
+        if adapt_examples is not None:
+            check_integers(1, adapt_examples=adapt_examples)
         if seed is not None:
             check_integers(0, seed=seed)
         # Networks inside may compute in half; the flow, its latents and likelihoods never do.

@@ -12,12 +12,15 @@ from keras_flows.data_spec import check_no_weights
 from keras_flows.distributed_model import DistributedModel
 from keras_flows.private import flatten_layers
 
+# How many examples a model adapts to by default.
+IMAGES, VECTORS = 256, 10_000
+
 
 class LikelihoodTraining(DistributedModel):
     """Mixin of a `Density`: `adapt`, and Keras' `compile`, `fit`, `evaluate` and `predict`.
 
     Args:
-        adapt_examples: how many examples `fit` adapts to.
+        adapt_examples: how many examples `fit` adapts to; None for 256 images or 10,000 vectors.
         seed: of the noise in `fit`, `evaluate` and `adapt`.
     """
 
@@ -40,16 +43,21 @@ class LikelihoodTraining(DistributedModel):
             return not data_dependent or bool(self._adapted.numpy())
 
     def adapt(self, x, y=None):
-        """Sets data-dependent initial weights from the first `adapt_examples` examples.
+        """Sets data-dependent initial weights from `adapt_examples` examples.
 
-        `fit` calls this if nobody has. Calling it again adapts again.
+        They are the first; of an array of vectors, rows drawn at random. `fit` calls this if nobody
+        has. Calling it again adapts again.
 
         Args:
             x: a tf.data.Dataset of batches of x or (x, label), an array or a PyDataset.
             y: labels, if x is an array.
+
+        Raises:
+            ValueError: among others, for vectors with a feature that varies nowhere in an array, or
+                in what is read of a dataset.
         """
         self.data_spec.check_source(x, y)
-        self._adapt(first_examples.read(x, y, self.adapt_examples))
+        self._adapt(self._examples(x, y))
 
     def compile(self, optimizer="adam", **kwargs):
         """As in Keras, without losses and metrics: a flow has its own."""
@@ -87,10 +95,12 @@ class LikelihoodTraining(DistributedModel):
         self.data_spec.check_source(*validation[:2])
         self._check_strategy()
         adapted = self.adapted
-        first = first_examples.read(x, y, 1 if adapted else self.adapt_examples, batch_size)
-        if adapted:
+        if adapted and (self.data_spec.is_image or bool(self._adapted.numpy())):
+            first = first_examples.read(x, y, 1, batch_size)
             self._check_examples(first)
         else:
+            first = self._examples(x, y, batch_size, kwargs.get("validation_split", 0.0))
+        if not adapted:
             self._adapt(first)
         replicas = self.distribute_strategy.num_replicas_in_sync
         if first.batch_size < replicas:
@@ -169,8 +179,22 @@ class LikelihoodTraining(DistributedModel):
     def _noise(self, x, kind, counter=0):
         return self.data_spec.noise(x, kind, self.seed, counter, distribute.replica_id())
 
+    def _examples(self, x, y, batch_size=None, validation_split=0.0):
+        """What to adapt to, checked: the features of vectors vary."""
+        count, seed = self.adapt_examples or IMAGES, None
+        if not self.data_spec.is_image:
+            count, seed = self.adapt_examples or VECTORS, self.seed
+        if validation_split and hasattr(x, "shape"):
+            training = math.floor(len(x) * (1 - validation_split))  # as Keras splits
+            x, y = x[:training], y if y is None else y[:training]
+        first = first_examples.read(x, y, count, batch_size, seed)
+        self._check_examples(first)
+        if not self.data_spec.is_image:
+            self.data_spec.check_variation(first.x, of=x)
+        return first
+
     def _adapt(self, first):
-        labels = self._check_examples(first)
+        labels = self.data_spec.check_labels(first.y)
         x = self.dequantize(first.x, self._noise(first.x, dequantization.ADAPT))
         with self.distribute_strategy.scope():  # in which statistics are those of all workers
             self.bijection.adapt(x, labels)
@@ -178,4 +202,4 @@ class LikelihoodTraining(DistributedModel):
 
     def _check_examples(self, first):
         self.data_spec.check(first.x)
-        return self.data_spec.check_labels(first.y, len(first.x))
+        self.data_spec.check_labels(first.y, len(first.x))

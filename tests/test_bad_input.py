@@ -13,7 +13,7 @@ from keras_flows import Flow, layers, networks, zoo
 
 IMAGES = np.zeros((4, 2, 2, 1), "uint8")
 FLOATS = IMAGES.astype("float32")
-VECTORS = np.zeros((4, 3), "float32")
+VECTORS = np.arange(12, dtype="float32").reshape(4, 3) / 9
 LABELS = np.array([0, 1, 2, 1])
 
 
@@ -334,7 +334,7 @@ def test_labels(labels, words, received, class_flow):
 
 
 def test_labels_are_checked_in_graphs():
-    model = Flow(layers.LearnedPrior(num_classes=3), (3,), num_classes=3)
+    model = Flow(layers.LearnedPrior(num_classes=3), (3,), num_classes=3, adapt_examples=2)
     model.compile()
     with pytest.raises(tf.errors.InvalidArgumentError, match="must be in 0..2, as num_classes=3"):
         model.fit(dataset(VECTORS, np.array([0, 1, 2, 3])), verbose=0)

@@ -58,7 +58,7 @@ class Glow(Flow):
         classifier_weight=0.0,
         logit_alpha=None,
         bits=None,
-        adapt_examples=256,
+        adapt_examples=None,
         seed=None,
         dtype=None,
         **kwargs,

@@ -41,7 +41,7 @@ class NICE(Flow):
         logit_alpha=None,
         reversible=False,
         bits=None,
-        adapt_examples=256,
+        adapt_examples=None,
         seed=None,
         dtype=None,
         **kwargs,

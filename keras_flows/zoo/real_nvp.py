@@ -52,7 +52,7 @@ class RealNVP(Flow):
         logit_alpha=0.05,
         reversible=False,
         bits=None,
-        adapt_examples=256,
+        adapt_examples=None,
         seed=None,
         dtype=None,
         **kwargs,

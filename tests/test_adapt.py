@@ -1,0 +1,81 @@
+"""What a model adapts to, and features that hardly vary."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_flows import Flow, layers, zoo
+
+MODELS = {
+    "Glow": lambda **options: zoo.Glow((3,), depth=2, width=8, **options),
+    "NICE": lambda **options: zoo.NICE((3,), depth=2, width=8, num_hidden=1, **options),
+    "RealNVP": lambda **options: zoo.RealNVP((3,), depth=2, width=8, **options),
+}
+ROWS = np.random.default_rng(0).normal(5, 2, (600, 3)).astype("float32")
+
+
+def with_feature_2(values):
+    return np.column_stack([ROWS[:, :2], np.broadcast_to(values, 600)]).astype("float32")
+
+
+@pytest.mark.parametrize("of", [lambda x: x, lambda x: tf.data.Dataset.from_tensors(x)])
+@pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
+def test_a_constant_feature_is_refused_by_name(make, of):
+    model = make()
+    model.compile()
+    before = model.get_weights()
+    with pytest.raises(ValueError, match=r"must vary.* Received: feature 2 is constant \(0.1\)$"):
+        model.fit(of(with_feature_2(0.1)), verbose=0)
+    for weight, old in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(weight, old)
+
+
+def test_constant_features_of_adapt_and_of_the_rows_that_are_trained_on():
+    model = zoo.Glow((3,), depth=1, width=4)
+    with pytest.raises(ValueError, match="feature 0 is constant .*, feature 2 is constant"):
+        model.adapt(ROWS[:5] * [0, 1, 0])
+    model.compile()
+    x = with_feature_2(np.arange(600) >= 300)
+    with pytest.raises(ValueError, match="feature 2 is constant"):
+        model.fit(x, validation_split=0.5, verbose=0)
+    model.adapt(x)
+    model.fit(x[:300], verbose=0)  # adapted: whatever comes now
+
+
+@pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
+def test_a_feature_that_varies_beyond_the_rows_read_does_not_explode(make):
+    """It is 0.1, which no sum of float32 holds exactly, but in one row."""
+    keras.utils.set_random_seed(0)
+    model = make(adapt_examples=200, seed=1)
+    model.compile(keras.optimizers.Adam(1e-3), run_eagerly=True)
+    losses = model.fit(with_feature_2(np.where(np.arange(600) == 300, 1, 0.1)), verbose=0).history
+    assert losses["loss"][0] < 100
+
+
+@pytest.mark.parametrize("scale", [1e-4, 1.0, 1e6])
+def test_act_norm_leaves_alone_only_what_does_not_vary(scale):
+    layer = layers.ActNorm()
+    x = np.column_stack([scale * ROWS[:, 0], np.full(600, np.float32(0.1 * scale))])
+    layer.adapt(x)
+    z = layer(x).numpy()
+    np.testing.assert_allclose(z.std(axis=0), [1, 0], atol=0.02)
+    further = layer(x + [[0, 1]]).numpy() - z
+    np.testing.assert_allclose(further[:, 1], 1, rtol=1e-2)
+
+
+def test_vectors_are_read_at_random_from_arrays_and_first_from_datasets():
+    x = np.concatenate([ROWS, 100 + ROWS])  # the second half shows
+
+    def mean_read(x, adapt_examples=100, seed=0):
+        model = Flow(layers.ActNorm(), (3,), adapt_examples=adapt_examples, seed=seed)
+        model.adapt(x)
+        return -model.bijection.bias.numpy()
+
+    np.testing.assert_allclose(mean_read(x, None), x.mean(axis=0), rtol=1e-4)
+    np.testing.assert_allclose(mean_read(x), x.mean(axis=0), atol=20)
+    np.testing.assert_array_equal(mean_read(x), mean_read(x))
+    assert np.any(mean_read(x) != mean_read(x, seed=1))
+    batches = tf.data.Dataset.from_tensor_slices(x).batch(64)
+    np.testing.assert_allclose(mean_read(batches), x[:100].mean(axis=0), rtol=1e-4)
+    np.testing.assert_allclose(mean_read(batches, None), x.mean(axis=0), rtol=1e-4)
