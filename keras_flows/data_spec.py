@@ -1,6 +1,7 @@
 """What a Flow takes as data, labels and latents, and what it says of the rest."""
 
 import math
+import warnings
 
 import keras
 import numpy as np
@@ -63,11 +64,15 @@ class DataSpec:
         return x
 
     def check_variation(self, rows, of):
-        """Refuses vectors, some `rows` of the source `of`, with features that do not vary.
+        """Refuses `rows` of the source `of` that no density can be learned from.
 
-        Of an array all rows count: few do not tell whether a rare value is there.
+        Those are vectors with features that do not vary (of an array all rows count: few do not
+        tell whether a rare value is there), and images that `bits` leaves in one bin.
         """
         rows = np.asarray(rows)
+        if self.is_image:
+            _check_bins(rows, self.bits)
+            return
         (constant,) = np.nonzero((rows == rows[:1]).all(axis=0))
         if len(constant) and hasattr(of, "shape"):
             columns = np.asarray(of)[:, constant]
@@ -222,6 +227,22 @@ def check_bits(bits, input_shape):
     )
 
 
+def _check_bins(x, bits):
+    """Refuses, or warns of, images whose values seem to be bins of so many bits already."""
+    size, low, high = 2 ** (8 - bits), int(x.min()), int(x.max())
+    if size == 1 or low == high:
+        return
+    message = (
+        f"With bits={bits} the model sees floor(x / {size}) of bytes x in 0..255. Images that hold "
+        f"{bits} bits already, values in 0..{2**bits - 1}, must be multiplied by {size}. "
+        f"Received: values in {low}..{high}"
+    )
+    if low // size == high // size:
+        raise ValueError(f"All of the images' values fall into one bin. {message}")
+    if high < 2**bits:
+        warnings.warn(message, stacklevel=4)
+
+
 def _check_pixels(x):
     low, high = x.min(), x.max()
     if low >= 0 and high <= 255 and (x == np.floor(x)).all():
@@ -232,6 +253,11 @@ def _check_pixels(x):
             ". Images scaled to [0, 1] have lost what a density over 8-bit images counts: pass "
             "the uint8 images as they were, or, if they were only divided by 255, "
             "`np.round(255 * x).astype('uint8')`"
+        )
+    elif low >= 0 and high <= 255:
+        hint = (
+            ". Resized images have fractions, as those of `image_dataset_from_directory("
+            "image_size=...)`: round them, `dataset.map(lambda x: tf.cast(tf.round(x), tf.uint8))`"
         )
     raise ValueError(
         "Images must be uint8, or hold whole numbers in 0..255. "

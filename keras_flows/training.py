@@ -94,14 +94,14 @@ class LikelihoodTraining(DistributedModel):
         validation = keras.utils.unpack_x_y_sample_weight(kwargs.get("validation_data"))
         self.data_spec.check_source(*validation[:2])
         self._check_strategy()
-        adapted = self.adapted
-        if adapted and (self.data_spec.is_image or bool(self._adapted.numpy())):
+        if self._adapted.numpy():
             first = first_examples.read(x, y, 1, batch_size)
             self._check_examples(first)
         else:
             first = self._examples(x, y, batch_size, kwargs.get("validation_split", 0.0))
-        if not adapted:
+        if not self.adapted:
             self._adapt(first)
+        self._adapted.assign(True)
         replicas = self.distribute_strategy.num_replicas_in_sync
         if first.batch_size < replicas:
             raise ValueError(
@@ -180,17 +180,15 @@ class LikelihoodTraining(DistributedModel):
         return self.data_spec.noise(x, kind, self.seed, counter, distribute.replica_id())
 
     def _examples(self, x, y, batch_size=None, validation_split=0.0):
-        """What to adapt to, checked: the features of vectors vary."""
-        count, seed = self.adapt_examples or IMAGES, None
-        if not self.data_spec.is_image:
-            count, seed = self.adapt_examples or VECTORS, self.seed
+        """What to adapt to, checked, by its values, too."""
+        is_image = self.data_spec.is_image
+        count = self.adapt_examples or (IMAGES if is_image else VECTORS)
         if validation_split and hasattr(x, "shape"):
             training = math.floor(len(x) * (1 - validation_split))  # as Keras splits
             x, y = x[:training], y if y is None else y[:training]
-        first = first_examples.read(x, y, count, batch_size, seed)
+        first = first_examples.read(x, y, count, batch_size, None if is_image else self.seed)
         self._check_examples(first)
-        if not self.data_spec.is_image:
-            self.data_spec.check_variation(first.x, of=x)
+        self.data_spec.check_variation(first.x, of=x)
         return first
 
     def _adapt(self, first):

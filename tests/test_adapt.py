@@ -1,4 +1,6 @@
-"""What a model adapts to, and features that hardly vary."""
+"""What a model adapts to; features that hardly vary and images of few bits."""
+
+import warnings
 
 import keras
 import numpy as np
@@ -79,3 +81,28 @@ def test_vectors_are_read_at_random_from_arrays_and_first_from_datasets():
     batches = tf.data.Dataset.from_tensor_slices(x).batch(64)
     np.testing.assert_allclose(mean_read(batches), x[:100].mean(axis=0), rtol=1e-4)
     np.testing.assert_allclose(mean_read(batches, None), x.mean(axis=0), rtol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+@pytest.mark.parametrize("make", [zoo.Glow, zoo.NICE], ids=lambda make: make.__name__)
+def test_images_of_as_few_bits_as_the_model(make, dtype):
+    """Bytes x are seen as floor(x / 2^(8 - bits)): of 0 and 1, all would be 0."""
+    binary = np.random.default_rng(0).integers(0, 2, (16, 4, 4, 1)).astype(dtype)
+    model = make((4, 4, 1), bits=1, depth=1, width=2)
+    model.compile(run_eagerly=True)
+    with pytest.raises(ValueError, match=r"one bin.* bits=1 .* multiplied by 128.* values in 0..1"):
+        model.fit(binary, verbose=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        model.fit(128 * binary, verbose=0)
+        model.fit(binary, verbose=0)  # no longer read for what it may be
+        make((4, 4, 1), depth=1, width=2).adapt(binary)
+        make((4, 4, 1), depth=1, width=2, bits=1).adapt(0 * binary)
+    with pytest.warns(UserWarning, match="bits=5 .* 0..31, must be multiplied by 8"):
+        make((4, 4, 1), depth=1, width=2, bits=5).adapt(31 * binary)
+
+
+def test_resized_images_are_told_to_be_rounded(eager):
+    images = np.full((4, 4, 4, 1), 17.25, "float32")
+    with pytest.raises(ValueError, match=r"in \[17.25, 17.25\]. Resized .*tf.round"):
+        zoo.NICE((4, 4, 1), depth=1, width=2).log_prob(images)
