@@ -14,6 +14,7 @@ from keras_flows import dequantization
 from keras_flows.arguments import check_integers, check_one_of, require
 from keras_flows.bijection import Bijection
 from keras_flows.private import flatten_layers
+from keras_flows.tracing import TracedModel, computes
 
 tfb = tfp.bijectors
 tfd = tfp.distributions
@@ -21,7 +22,7 @@ tfd = tfp.distributions
 PRIORS = {"gaussian": tfd.Normal, "logistic": tfd.Logistic}
 
 
-class Density(keras.Model):
+class Density(TracedModel):
     """log p(x) = log prior(z) + log |det dz/dx|, z = bijection(x + u), in nats.
 
     A `keras.Model` of a bijection, which it builds, a `DataSpec` of what its methods take, and a
@@ -68,18 +69,18 @@ class Density(keras.Model):
         if seed is not None:
             check_integers(0, seed=seed)
             noise = self.data_spec.noise(x, dequantization.LOG_PROB, seed)
-        return self._traced_forward(self.dequantize(x, noise), labels)[1]
+        return self.traced(self.latent_and_log_prob)(self.dequantize(x, noise), labels)[1]
 
     def encode(self, x, labels=None):
         """Latents of a batch, (batch, D)."""
         x, labels = self._ready(x, labels)
-        return self._traced_forward(self.dequantize(x), labels)[0]
+        return self.traced(self.latent_and_log_prob)(self.dequantize(x), labels)[0]
 
     def decode(self, z, labels=None):
         """Data of latents (batch, D), in its own units: uint8 images or float vectors."""
         self._check_adapted("decode")
         z = self.data_spec.latent(z)
-        return self._traced_decode(z, self.data_spec.check_labels(labels, z.shape[0]))
+        return self.traced(self.data_of)(z, self.data_spec.check_labels(labels, z.shape[0]))
 
     def sample(self, n, temperature=1.0, labels=None, seed=None):
         """`n` data points. The same seed gives the same points, each alone a function of its index.
@@ -109,7 +110,8 @@ class Density(keras.Model):
             check_integers(0, seed=seed)
         seeds = tf.stack([tf.fill([n], tf.cast(seed, tf.int32)), tf.range(int(n))], axis=1)
         temperatures = tf.fill([n], tf.cast(temperature, self.compute_dtype))
-        return self._traced_sample(seeds, temperatures, self.data_spec.check_labels(labels, n))
+        labels = self.data_spec.check_labels(labels, n)
+        return self.traced(self.samples_of)(seeds, temperatures, labels)
 
     @property
     def distribution(self):
@@ -126,12 +128,14 @@ class Density(keras.Model):
         """What the bijection sees of data x: its bins plus `noise`, by default 1/2."""
         return self.data_spec.dequantize(x, noise)
 
+    @computes
     def latent_and_log_prob(self, x, labels=None, training=False):
         """Latents and log-likelihoods, in nats, of dequantised x."""
         z, log_det = self.bijection.forward_and_log_det(x, labels, training)
         # tfd.Sample's would broadcast shapes at run time, which ONNX cannot.
         return z, ops.sum(self._element.log_prob(z), axis=-1) + log_det
 
+    @computes
     def data_of(self, z, labels=None):
         """Data, in its own dtype, of latents z."""
         x, _ = self.bijection.inverse_and_log_det(z, labels)
@@ -143,6 +147,10 @@ class Density(keras.Model):
         z = tf.map_fn(lambda seed: draw(seed=seed), seeds, fn_output_signature=self.compute_dtype)
         return tf.ensure_shape(z, (None, self.data_spec.size)) * temperatures[:, None]
 
+    def samples_of(self, seeds, temperatures, labels=None):
+        """Data of draws from the base distribution; see `latents_of`."""
+        return self.data_of(self.latents_of(seeds, temperatures), labels)
+
     @property
     def _base(self):
         return tfd.Sample(self._element, self.data_spec.size)
@@ -152,21 +160,6 @@ class Density(keras.Model):
         """The base distribution of one dimension of the latent."""
         zero = ops.zeros((), self.compute_dtype)
         return PRIORS[self.prior](zero, zero + 1)
-
-    @functools.cached_property
-    def _traced_forward(self):
-        return tf.function(self.latent_and_log_prob, autograph=False, reduce_retracing=True)
-
-    @functools.cached_property
-    def _traced_decode(self):
-        return tf.function(self.data_of, autograph=False, reduce_retracing=True)
-
-    @functools.cached_property
-    def _traced_sample(self):
-        def sample(seeds, temperatures, labels):
-            return self.data_of(self.latents_of(seeds, temperatures), labels)
-
-        return tf.function(sample, autograph=False, reduce_retracing=True)
 
     def _check_adapted(self, method):
         if not self.adapted:

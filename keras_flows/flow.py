@@ -2,18 +2,19 @@ import random
 
 import keras
 
-from keras_flows import distribute
+from keras_flows import distribute, layer_changes
 from keras_flows import export as saved_model
 from keras_flows import presets as preset_folders
 from keras_flows.arguments import check_integers, require
 from keras_flows.data_spec import DataSpec
 from keras_flows.density import Density
-from keras_flows.serialization import ConstructorConfig
+from keras_flows.private import flatten_layers
+from keras_flows.serialization import SetLater
 from keras_flows.training import LikelihoodTraining
 
 
 @keras.saving.register_keras_serializable(package="keras_flows")
-class Flow(ConstructorConfig, LikelihoodTraining, Density):
+class Flow(SetLater, LikelihoodTraining, Density):
     """A normalizing flow: dequantisation, a bijection to a flat latent, and a base distribution.
 
     log p(x) = log prior(z) + log |det dz/dx|, z = bijection(x + u), in nats, of the data as given.
@@ -110,6 +111,22 @@ class Flow(ConstructorConfig, LikelihoodTraining, Density):
 
     def get_config(self):
         return {**super().get_config(), "dtype": keras.dtype_policies.serialize(self._policy)}
+
+    def get_later(self):
+        changes = layer_changes.changes_of(self)
+        return {**super().get_later(), **({"layers": changes} if changes else {})}
+
+    def set_later(self, later):
+        super().set_later(later)
+        if "layers" in later:
+            layer_changes.change(self, later["layers"])
+
+    def quantize(self, mode=None, config=None, filters=None, **kwargs):
+        """As in Keras. ValueError, before anything is changed, if there is a `Repeat`."""
+        for layer in flatten_layers(self):
+            if filters is None and getattr(layer, "untracked_layers", ()):
+                layer.quantize(mode, config=config)
+        super().quantize(mode, config, filters, **kwargs)
 
     def export(self, path):
         """Writes a SavedModel that TF Serving loads; see `keras_flows.export`.

@@ -10,6 +10,7 @@ import datetime
 import difflib
 import hashlib
 import json
+import math
 import os
 import pathlib
 import re
@@ -215,8 +216,11 @@ def _check_size(weights, model):
 
     with h5py.File(weights) as file:
         file.visititems(visit)
-    if sum(values) != model.count_params():
-        raise ValueError(f"it has {sum(values):,} values, the model {model.count_params():,}")
+    # Keras adds what LoRA has learned to the kernels that it writes.
+    kept = [weight for weight in model.weights if not weight.name.startswith("lora_")]
+    expected = sum(math.prod(weight.shape) for weight in kept)
+    if sum(values) != expected:
+        raise ValueError(f"it has {sum(values):,} values, the model {expected:,}")
 
 
 def _fetch(url, digest):

@@ -3,6 +3,8 @@
 `tests/test_private.py` tells, for each, when a release has made it needless.
 """
 
+import collections.abc
+
 import tensorflow as tf
 
 
@@ -22,6 +24,11 @@ def declared_trainable(layer):
     return [variable for inner in flatten_layers(layer) for variable in inner._trainable_variables]
 
 
+def own_variables(layer):
+    """The variables of the layer itself, without those of layers inside it."""
+    return [*layer._trainable_variables, *layer._non_trainable_variables]
+
+
 class TrackedByTensorFlow:
     """Mixin of a Keras layer whose variables `tf.Module`s and `tf.train.Checkpoint` find."""
 
@@ -29,14 +36,34 @@ class TrackedByTensorFlow:
         super()._post_build()
         # tfb.Chain and tfd.TransformedDistribution look for tf.Variables in the attributes of
         # tf.Modules, where Keras' own variables hide them.
-        self.__dict__["_tf_variables"] = [variable.value for variable in self.variables]
-        self.__dict__["_all_weights"] = tf.__internal__.tracking.wrap(list(self.variables))
+        self.__dict__["_tf_variables"] = _TFVariables(self)
 
     def _trackable_children(self, *args, **kwargs):
         # Nor would tf.train.Checkpoint find those of layers in lists. Keras must not see the list:
         # it would count, and save, the weights of inner layers as this one's own.
         children = super()._trackable_children(*args, **kwargs)
-        return {**children, "all_weights": self._all_weights} if self.built else children
+        if not self.built:
+            return children
+        variables, tracked = self.variables, self.__dict__.get("_all_weights", ())
+        if [id(variable) for variable in variables] != [id(variable) for variable in tracked]:
+            self.__dict__["_all_weights"] = tf.__internal__.tracking.wrap(list(variables))
+        return {**children, "all_weights": self._all_weights}
+
+
+class _TFVariables(collections.abc.Sequence):
+    """The layer's variables as TensorFlow's own, those that it has at the time."""
+
+    def __init__(self, layer):
+        self._layer = layer
+
+    def __len__(self):
+        return len(self._layer.variables)
+
+    def __getitem__(self, index):
+        return self._layer.variables[index].value
+
+    def __iter__(self):
+        return iter([variable.value for variable in self._layer.variables])
 
 
 class BuiltByConstructor:

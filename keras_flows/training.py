@@ -30,12 +30,20 @@ class LikelihoodTraining(DistributedModel):
         self.seed = seed
         self._bits_per_dim = keras.metrics.Mean(name="bits_per_dim")
         self._adapted = self.add_weight(
-            name="adapted", shape=(), dtype="bool", initializer="zeros", trainable=False
+            name="adapted",
+            shape=(),
+            dtype="bool",
+            initializer="zeros",
+            trainable=False,
+            aggregation="only_first_replica",
         )
 
     @property
     def adapted(self):
-        """Whether `adapt` has been called, or nothing depends on the data."""
+        """Whether `adapt` has been called, or nothing depends on the data, or it has been trained.
+
+        A gradient through an unadapted model tells that another model trains it.
+        """
         with tf.init_scope():
             data_dependent = any(
                 getattr(layer, "data_dependent", False) for layer in flatten_layers(self)
@@ -46,7 +54,7 @@ class LikelihoodTraining(DistributedModel):
         """Sets data-dependent initial weights from `adapt_examples` examples.
 
         They are the first; of an array of vectors, rows drawn at random. `fit` calls this if nobody
-        has. Calling it again adapts again.
+        has. Calling it again adapts again, over what was trained.
 
         Args:
             x: a tf.data.Dataset of batches of x or (x, label), an array or a PyDataset.
@@ -157,6 +165,21 @@ class LikelihoodTraining(DistributedModel):
     def auxiliary_loss(self, z, labels=None):
         """What a subclass adds to each example's loss, (batch,) in nats, given its latent."""
         return ops.zeros_like(z[:, 0])
+
+    def latent_and_log_prob(self, x, labels=None, training=False):
+        outputs = super().latent_and_log_prob(x, labels, training)
+        if self.adapted or not self.trainable_weights:
+            return outputs
+
+        @tf.custom_gradient
+        def noticing_gradients(*outputs):
+            def gradient(*gradients):
+                self._adapted.assign(True)  # another model trains this one
+                return gradients
+
+            return outputs, gradient
+
+        return noticing_gradients(*outputs)
 
     def _step(self, data, kind, counter, training):
         """Updates the metrics and returns this replica's share of the loss, in nats per example."""

@@ -42,6 +42,13 @@ def test_keras_forgets_in_public_what_was_declared_trainable():
     assert private.declared_trainable(dense) == [dense.kernel, dense.bias]
 
 
+def test_keras_tells_in_public_no_variables_of_a_layer_without_those_inside():
+    model = keras.Sequential([keras.layers.Dense(2)])
+    model.build((None, 3))
+    assert model.variables and not private.own_variables(model), "private.own_variables"
+    assert private.own_variables(model.layers[0]) == model.variables
+
+
 class Plain(BijectorLayer):
     """A layer as `Bijection`, but for `private.TrackedByTensorFlow`."""
 

@@ -1,6 +1,7 @@
 """The weights of many steps of one form."""
 
 import contextlib
+import functools
 
 import keras
 import numpy as np
@@ -60,6 +61,18 @@ class Stacked(Bijection):
         keras.layers.Layer.trainable.fset(self, value)
         self.step.trainable = value
 
+    # All that Keras tells of weights, to whoever holds this layer, comes by these two.
+
+    @property
+    def variables(self):
+        self._freeze_as_the_pattern()
+        return super().variables
+
+    @property
+    def weights(self):
+        self._freeze_as_the_pattern()
+        return super().weights
+
     @property
     def constant_weights(self):
         return [self._stacks[i] for i in self._constant]
@@ -83,12 +96,19 @@ class Stacked(Bijection):
             self._add_stack(variable, stack, i in trainable)
             for i, (variable, stack) in enumerate(zip(self.step.variables, initial, strict=True))
         ]
+        self._frozen = [not variable.trainable for variable in self.step.variables]
         layers = list(flatten_layers(self.step))
+        for layer in layers:
+            for name in {"quantize", "enable_lora"} & set(dir(layer)):
+                setattr(layer, name, functools.partial(self._refuse, name, layer))
         self._constant = self._indices(
             variable for layer in layers for variable in getattr(layer, "constant_weights", ())
         )
         # Which of them a step may change in training: moving averages, states of random seeds.
         self._states = sorted(set(range(len(self._stacks))) - {*trainable, *self._constant})
+
+    def quantize(self, mode=None, type_check=True, config=None):
+        self._refuse("quantize", self.step)
 
     def get_steps(self):
         """The steps, each a layer of its own with a copy of its weights."""
@@ -130,6 +150,20 @@ class Stacked(Bijection):
                 "Argument `step` must not add losses (`add_loss`, activity regularizers): they "
                 f"cannot leave the loop. Received: {self.step.name!r}, which adds some"
             )
+
+    def _refuse(self, name, layer, *args, **kwargs):
+        raise ValueError(
+            f"`{name}` would change nothing in {layer.name!r}, a pattern: the weights of the steps "
+            f"are stacked in {self.name!r}. Change the steps as layers of their own, those that "
+            "its `get_steps()` gives, in a `Chain`."
+        )
+
+    def _freeze_as_the_pattern(self):
+        """Hands on to the stacks what was frozen, or unfrozen, inside of the pattern."""
+        for i, stack in enumerate(self._stacks if self.built else ()):
+            if self._frozen[i] == self.step.variables[i].trainable:
+                self._frozen[i] = not self._frozen[i]
+                stack.trainable = not self._frozen[i]
 
     def _indices(self, variables):
         """Which of the step's weights these are."""
