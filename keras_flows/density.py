@@ -87,7 +87,7 @@ class Density(keras.Model):
         Args:
             n: how many, at least 1.
             temperature: factor on the latent, at least 0; below 1, likelier and less varied points.
-            labels: of a class-conditional model, (n,).
+            labels: of a class-conditional model, (n,), or a single one for all.
             seed: an integer in 0 .. 2^31 - 1; None draws one, at each call of a graph, too.
 
         Both may be scalar tensors; in a graph their values are not checked.
@@ -109,7 +109,7 @@ class Density(keras.Model):
             check_integers(0, seed=seed)
         seeds = tf.stack([tf.fill([n], tf.cast(seed, tf.int32)), tf.range(int(n))], axis=1)
         temperatures = tf.fill([n], tf.cast(temperature, self.compute_dtype))
-        return self._traced_sample(seeds, temperatures, self.data_spec.check_labels(labels, n))
+        return self._traced_sample(seeds, temperatures, self.data_spec.labels_for(n, labels))
 
     @property
     def distribution(self):
@@ -182,7 +182,7 @@ class Density(keras.Model):
                 "log_prob and encode take data, not symbolic tensors: in a functional model, use "
                 '`model(x)["log_prob"]` or `model(x)["latent"]`.'
             )
-        x = self.data_spec.check(tf.convert_to_tensor(x))
+        x = self.data_spec.check(self.data_spec.tensor(x))
         return x, self.data_spec.check_labels(labels, x.shape[0])
 
 

@@ -8,6 +8,7 @@ from keras_flows import presets as preset_folders
 from keras_flows.arguments import check_integers, require
 from keras_flows.data_spec import DataSpec
 from keras_flows.density import Density
+from keras_flows.private import flatten_layers
 from keras_flows.serialization import ConstructorConfig
 from keras_flows.training import LikelihoodTraining
 
@@ -107,6 +108,23 @@ class Flow(ConstructorConfig, LikelihoodTraining, Density):
             "latent": keras.KerasTensor((batch, self.size), self.compute_dtype),
             "log_prob": keras.KerasTensor((batch,), self.compute_dtype),
         }
+
+    def get_layer(self, name=None, index=None):
+        """As in Keras, and by name at any depth; where names repeat, by `path`.
+
+        Inside of a `Repeat` that is the pattern, whose weights are not used: see `get_steps`.
+        """
+        inner = [layer for layer in flatten_layers(self) if layer is not self]
+        found = [layer for layer in inner if name is not None and name in (layer.name, layer.path)]
+        if index is not None or not found or name in [layer.name for layer in self.layers]:
+            return super().get_layer(name, index)
+        require(
+            len(found) == 1,
+            "Argument `name` must be that of one layer; `path` tells them apart",
+            name=name,
+            paths=[layer.path for layer in found],
+        )
+        return found[0]
 
     def get_config(self):
         return {**super().get_config(), "dtype": keras.dtype_policies.serialize(self._policy)}
