@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from keras_flows import dequantization
+from keras_flows import data_frames, dequantization
 from keras_flows.arguments import check_input_shape, check_integers, require
 
 
@@ -17,7 +17,10 @@ class DataSpec:
 
     Images are uint8 (batch, height, width, channels), of which `bits` are modelled; vectors are
     floats (batch, D), without bits. With `num_classes`, integers (batch,) condition them.
+    `columns` are the names of a data frame's, once it has been learned from.
     """
+
+    columns = None
 
     def __init__(self, input_shape, bits=None, num_classes=None, dtype="float32"):
         check_input_shape(input_shape)
@@ -53,12 +56,9 @@ class DataSpec:
             kinds = "uint8 images" if self.is_image else "floating-point vectors"
             raise TypeError(f"Data must be {kinds}. Received: dtype {dtype.name}")
 
-    def tensor(self, x):
-        """The batch x, or list of examples, as a tensor; what is none is left to `check`."""
-        try:
-            return tf.convert_to_tensor(x)
-        except (TypeError, ValueError):
-            return x
+    def array(self, x):
+        """x, or the numbers of a data frame, whose columns must be those of `columns`."""
+        return data_frames.to_array(x, self.dtype, self.columns)
 
     def check(self, x):
         """The batch x, of known shape: `check_spec`, and values if eager.

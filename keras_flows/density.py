@@ -182,8 +182,16 @@ class Density(keras.Model):
                 "log_prob and encode take data, not symbolic tensors: in a functional model, use "
                 '`model(x)["log_prob"]` or `model(x)["latent"]`.'
             )
-        x = self.data_spec.check(self.data_spec.tensor(x))
+        x = self.data_spec.check(_tensor(self.data_spec.array(x)))
         return x, self.data_spec.check_labels(labels, x.shape[0])
+
+
+def _tensor(x):
+    """A batch, or list of examples, as a tensor; what is none is left to the `DataSpec`'s check."""
+    try:
+        return tf.convert_to_tensor(x)
+    except (TypeError, ValueError):
+        return x
 
 
 def _number(value):

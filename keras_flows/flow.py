@@ -93,6 +93,10 @@ class Flow(ConstructorConfig, LikelihoodTraining, Density):
                 f"The model was made for input_shape={self.input_shape}. Received: {input_shape}"
             )
 
+    def __call__(self, inputs, *args, **kwargs):
+        # Before Keras makes a tensor of a data frame.
+        return super().__call__(self.data_spec.array(inputs), *args, **kwargs)
+
     def call(self, inputs, labels=None, training=False):
         inputs = self.data_spec.check(inputs)
         labels = self.data_spec.check_labels(labels, inputs.shape[0])
@@ -127,7 +131,16 @@ class Flow(ConstructorConfig, LikelihoodTraining, Density):
         return found[0]
 
     def get_config(self):
-        return {**super().get_config(), "dtype": keras.dtype_policies.serialize(self._policy)}
+        config = {**super().get_config(), "dtype": keras.dtype_policies.serialize(self._policy)}
+        columns = self.data_spec.columns
+        return {**config, "column_names": list(columns)} if columns else config
+
+    @classmethod
+    def from_config(cls, config):
+        columns = config.get("column_names")
+        model = super().from_config({k: v for k, v in config.items() if k != "column_names"})
+        model.data_spec.columns = tuple(columns) if columns else None
+        return model
 
     def export(self, path):
         """Writes a SavedModel that TF Serving loads; see `keras_flows.export`.
