@@ -42,7 +42,8 @@ def check_bijection(layer, x, condition=None):
     Example:
 
     ```python
-    keras_flows.check_bijection(Sinh(), np.random.normal(size=(4, 6)))
+    layer = keras_flows.layers.AffineCoupling(networks.MLP(8))
+    keras_flows.check_bijection(layer, np.random.normal(size=(4, 6)))
     ```
     """
     require(

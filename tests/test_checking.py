@@ -1,7 +1,5 @@
 """Faults of an author's layer: refused by name when first used, or found by `check_bijection`."""
 
-import warnings
-
 import keras
 import numpy as np
 import pytest
@@ -172,12 +170,10 @@ class Additive(Bijection):
         (lambda: layers.Repeat(Additive(), 2), 2),
     ],
 )
-@pytest.mark.filterwarnings("ignore:`build")  # of Keras, when it loads such a network
+@pytest.mark.filterwarnings("error:`build")
 def test_layers_inside_are_built_without_build(make, weights, tmp_path, eager):
     """By the constructor, with no warning: trained and saved are those that are there by then."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("error", message=".*build")
-        model = Flow(layers.Chain([make()]), (6,))
+    model = Flow(layers.Chain([make()]), (6,))
     assert len(model.bijection.weights) == weights
     perturb(model)
     model.compile()

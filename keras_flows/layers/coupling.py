@@ -79,6 +79,13 @@ class Coupling(Bijection):
         """(x2, log_slope), with log |dx2 / dz2|."""
         raise missing(self, "inverse_transform")
 
+    def get_config(self):
+        config = super().get_config()
+        for name in ("network", "output_layer"):
+            # Built with the coupling. Keras alone warns of one that has no `build`.
+            (config.get(name) or {}).pop("build_config", None)
+        return config
+
     def build(self, input_shape):
         check_integers(1, parameters_per_channel=self.parameters_per_channel)
         shape, changed = self._roles.build(input_shape)
