@@ -15,7 +15,17 @@ if keras.config.backend() != "tensorflow":
 
 from keras_flows import data, layers, networks, zoo
 from keras_flows.bijection import Bijection
+from keras_flows.checking import check_bijection
 from keras_flows.flow import Flow
 from keras_flows.version import __version__
 
-__all__ = ["Bijection", "Flow", "__version__", "data", "layers", "networks", "zoo"]
+__all__ = [
+    "Bijection",
+    "Flow",
+    "__version__",
+    "check_bijection",
+    "data",
+    "layers",
+    "networks",
+    "zoo",
+]

@@ -7,7 +7,8 @@ from keras import ops
 from keras_flows import adaptation
 from keras_flows.arguments import require
 from keras_flows.bijector import BijectorLayer
-from keras_flows.private import TrackedByTensorFlow
+from keras_flows.private import TrackedByTensorFlow, flatten_layers
+from keras_flows.results import FORWARD, INVERSE, checked, missing
 from keras_flows.serialization import ConstructorConfig
 
 
@@ -17,14 +18,17 @@ class Bijection(ConstructorConfig, TrackedByTensorFlow, BijectorLayer):
     Forward is data -> latent, `layer(x) == layer.forward(x)`; inverse is latent -> data. A subclass
     keeps each constructor argument as an attribute of that name and writes
 
-    - `build(input_shape)`, if it has weights;
+    - `build(input_shape)`, if it has weights of its own;
     - `forward_and_log_det(x, condition=None, training=False) -> (z, log_det)`;
     - `inverse_and_log_det(z, condition=None, training=False) -> (x, log_det)`;
     - `compute_output_shape(input_shape)`, if z is not shaped like x.
 
     `log_det` is the log of |det| of the direction that was computed, in nats, of shape (batch,).
-    `condition` is what the whole batch is conditioned on (class labels, for instance), one row for
-    each example; compositions hand it on, and TFP takes it as the bijector keyword `condition`.
+    Pairs and shapes are checked where they are known, in a graph when it is traced;
+    `check_bijection` tells whether all else holds, too. A layer without an inverse still goes
+    forward. `condition` is what the whole batch is conditioned on (class labels, for instance), one
+    row for each example; compositions hand it on, and TFP takes it as the bijector keyword
+    `condition`.
 
     The event is all of the input but its first axis. The TFP methods accept any number of leading
     batch axes. A layer that was never built builds itself in `forward`; wherever its shape would
@@ -48,17 +52,29 @@ class Bijection(ConstructorConfig, TrackedByTensorFlow, BijectorLayer):
     constant_weights = ()
     synchronized = False
 
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        for name in (FORWARD, INVERSE):
+            if name in vars(cls):
+                setattr(cls, name, checked(vars(cls)[name], name))
+
     def __init__(self, *, dtype=None, **kwargs):
         super().__init__(dtype=keras.dtype_policies.get(dtype).variable_dtype, **kwargs)
 
     def build(self, input_shape):
-        """Creates the weights for inputs of shape (batch, *event)."""
+        """Creates the weights for inputs of shape (batch, *event).
+
+        By default those of the layers inside, as Keras does: by a symbolic call.
+        """
+        if not all(layer.built for layer in flatten_layers(self) if layer is not self):
+            x = keras.KerasTensor(input_shape, self.compute_dtype)
+            keras.Operation.compute_output_spec(self, x)  # a layer's does not run `call`
 
     def forward_and_log_det(self, x, condition=None, training=False):
-        raise NotImplementedError
+        raise missing(self, FORWARD)
 
     def inverse_and_log_det(self, z, condition=None, training=False):
-        raise NotImplementedError
+        raise missing(self, INVERSE)
 
     def compute_output_shape(self, input_shape):
         return tuple(input_shape)

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from keras_flows import dequantization
+from keras_flows import data_frames, dequantization
 from keras_flows.arguments import check_input_shape, check_integers, require
 
 
@@ -17,7 +17,10 @@ class DataSpec:
 
     Images are uint8 (batch, height, width, channels), of which `bits` are modelled; vectors are
     floats (batch, D), without bits. With `num_classes`, integers (batch,) condition them.
+    `columns` are the names of a data frame's, once it has been learned from.
     """
+
+    columns = None
 
     def __init__(self, input_shape, bits=None, num_classes=None, dtype="float32"):
         check_input_shape(input_shape)
@@ -35,15 +38,27 @@ class DataSpec:
 
     def check_spec(self, x):
         """Shape and dtype of a batch, or of the TensorSpec or KerasTensor of one."""
+        if isinstance(x, tuple | list | tf.RaggedTensor | tf.RaggedTensorSpec):
+            raise TypeError(
+                "Data must be one tensor: resize images before they are batched, and pass labels "
+                f"as an argument of their own, `model(x, labels=y)`. Received: {type(x).__name__}"
+            )
         shape, dtype = tf.TensorShape(x.shape), tf.as_dtype(x.dtype)
         if not shape.is_compatible_with((None, *self.shape)):
+            hint = ""
+            if self.is_image and shape[1:] == (self.shape[2], *self.shape[:2]):
+                hint = ". Channels come last: pass `np.moveaxis(x, 1, -1)`"
             raise ValueError(
                 f"Data must come in batches of shape (batch, {', '.join(map(str, self.shape))}). "
-                f"Received: shape {shape}"
+                f"Received: shape {shape}{hint}"
             )
         if not (dtype.is_floating or dtype.is_integer):
             kinds = "uint8 images" if self.is_image else "floating-point vectors"
             raise TypeError(f"Data must be {kinds}. Received: dtype {dtype.name}")
+
+    def array(self, x):
+        """x, or the numbers of a data frame, whose columns must be those of `columns`."""
+        return data_frames.to_array(x, self.dtype, self.columns)
 
     def check(self, x):
         """The batch x, of known shape: `check_spec`, and values if eager.
@@ -140,9 +155,18 @@ class DataSpec:
         if labels.shape.rank == 2 and labels.shape[1] == 1:
             labels = labels[:, 0]
         if not labels.dtype.is_integer or labels.shape.rank != 1:
+            hint = ""
+            if labels.shape.rank == 2 and labels.shape[1] == self.num_classes:
+                hint = (
+                    '. Of one-hot labels, as of label_mode="categorical", pass `argmax(y, axis=-1)`'
+                )
+            elif labels.dtype.is_floating and labels.shape.rank == 1:
+                hint = (
+                    '. Cast them to int32; of Keras\' directories of files, pass label_mode="int"'
+                )
             raise ValueError(
                 "`labels` must be integers of shape (batch,). "
-                f"Received: {labels.dtype.name} of shape {labels.shape}"
+                f"Received: {labels.dtype.name} of shape {labels.shape}{hint}"
             )
         given = labels.shape[0]
         labels = self._check_label_values(labels)
@@ -151,6 +175,14 @@ class DataSpec:
                 f"`labels` must have one label for each of {count} examples. Received: {given}"
             )
         return labels
+
+    def labels_for(self, count, labels):
+        """`check_labels` of so many examples, for all of which a single label serves."""
+        if self.num_classes is not None and labels is not None:
+            labels = tf.convert_to_tensor(labels)
+            if labels.shape in ((), (1,)):
+                labels = tf.fill([count], tf.reshape(labels, ()))
+        return self.check_labels(labels, count)
 
     def _check_label_values(self, labels):
         highest = self.num_classes - 1
@@ -259,6 +291,8 @@ def _check_pixels(x):
             ". Resized images have fractions, as those of `image_dataset_from_directory("
             "image_size=...)`: round them, `dataset.map(lambda x: tf.cast(tf.round(x), tf.uint8))`"
         )
+    elif low >= 0 and 255 < high < 2**16 and (x == np.floor(x)).all():
+        hint = ". Of 16-bit images, pass the upper 8 bits, `(x // 256).astype('uint8')`"
     raise ValueError(
         "Images must be uint8, or hold whole numbers in 0..255. "
         f"Received: {x.dtype.name} values in [{low}, {high}]{hint}"

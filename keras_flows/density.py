@@ -88,7 +88,7 @@ class Density(TracedModel):
         Args:
             n: how many, at least 1.
             temperature: factor on the latent, at least 0; below 1, likelier and less varied points.
-            labels: of a class-conditional model, (n,).
+            labels: of a class-conditional model, (n,), or a single one for all.
             seed: an integer in 0 .. 2^31 - 1; None draws one, at each call of a graph, too.
 
         Both may be scalar tensors; in a graph their values are not checked.
@@ -110,7 +110,7 @@ class Density(TracedModel):
             check_integers(0, seed=seed)
         seeds = tf.stack([tf.fill([n], tf.cast(seed, tf.int32)), tf.range(int(n))], axis=1)
         temperatures = tf.fill([n], tf.cast(temperature, self.compute_dtype))
-        labels = self.data_spec.check_labels(labels, n)
+        labels = self.data_spec.labels_for(n, labels)
         return self.traced(self.samples_of)(seeds, temperatures, labels)
 
     @property
@@ -175,8 +175,16 @@ class Density(TracedModel):
                 "log_prob and encode take data, not symbolic tensors: in a functional model, use "
                 '`model(x)["log_prob"]` or `model(x)["latent"]`.'
             )
-        x = self.data_spec.check(tf.convert_to_tensor(x))
+        x = self.data_spec.check(_tensor(self.data_spec.array(x)))
         return x, self.data_spec.check_labels(labels, x.shape[0])
+
+
+def _tensor(x):
+    """A batch, or list of examples, as a tensor; what is none is left to the `DataSpec`'s check."""
+    try:
+        return tf.convert_to_tensor(x)
+    except (TypeError, ValueError):
+        return x
 
 
 def _number(value):

@@ -93,6 +93,10 @@ class Flow(SetLater, LikelihoodTraining, Density):
                 f"The model was made for input_shape={self.input_shape}. Received: {input_shape}"
             )
 
+    def __call__(self, inputs, *args, **kwargs):
+        # Before Keras makes a tensor of a data frame.
+        return super().__call__(self.data_spec.array(inputs), *args, **kwargs)
+
     def call(self, inputs, labels=None, training=False):
         inputs = self.data_spec.check(inputs)
         labels = self.data_spec.check_labels(labels, inputs.shape[0])
@@ -109,17 +113,36 @@ class Flow(SetLater, LikelihoodTraining, Density):
             "log_prob": keras.KerasTensor((batch,), self.compute_dtype),
         }
 
+    def get_layer(self, name=None, index=None):
+        """As in Keras, and by name at any depth; where names repeat, by `path`.
+
+        Inside of a `Repeat` that is the pattern, whose weights are not used: see `get_steps`.
+        """
+        inner = [layer for layer in flatten_layers(self) if layer is not self]
+        found = [layer for layer in inner if name is not None and name in (layer.name, layer.path)]
+        if index is not None or not found or name in [layer.name for layer in self.layers]:
+            return super().get_layer(name, index)
+        require(
+            len(found) == 1,
+            "Argument `name` must be that of one layer; `path` tells them apart",
+            name=name,
+            paths=[layer.path for layer in found],
+        )
+        return found[0]
+
     def get_config(self):
         return {**super().get_config(), "dtype": keras.dtype_policies.serialize(self._policy)}
 
     def get_later(self):
-        changes = layer_changes.changes_of(self)
-        return {**super().get_later(), **({"layers": changes} if changes else {})}
+        later = {"layers": layer_changes.changes_of(self), "columns": self.data_spec.columns}
+        return {**super().get_later(), **{name: value for name, value in later.items() if value}}
 
     def set_later(self, later):
         super().set_later(later)
         if "layers" in later:
             layer_changes.change(self, later["layers"])
+        if "columns" in later:
+            self.data_spec.columns = later["columns"]
 
     def quantize(self, mode=None, config=None, filters=None, **kwargs):
         """As in Keras. ValueError, before anything is changed, if there is a `Repeat`."""

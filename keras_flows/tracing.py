@@ -37,7 +37,12 @@ class TracedModel(keras.Model):
         self._graphs = _Graphs()
 
     def traced(self, method):
-        """`method` as a tf.function."""
+        """`method` as a tf.function; within another one as it is, to be a part of its graph.
+
+        (Of a loop in a function of its own TensorFlow vectorises no second-order gradient.)
+        """
+        if not tf.executing_eagerly():
+            return method
         name, functions = method.__name__, self._graphs.functions
         if self._is_outdated(name) or name not in functions:
             functions[name] = tf.function(method, autograph=False, reduce_retracing=True)

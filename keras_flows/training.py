@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from keras_flows import dequantization, distribute, first_examples, private, resume
+from keras_flows import data_frames, dequantization, distribute, first_examples, private, resume
 from keras_flows.arguments import require
 from keras_flows.data_spec import check_no_weights
 from keras_flows.distributed_model import DistributedModel
@@ -57,15 +57,19 @@ class LikelihoodTraining(DistributedModel):
         has. Calling it again adapts again, over what was trained.
 
         Args:
-            x: a tf.data.Dataset of batches of x or (x, label), an array or a PyDataset.
+            x: a tf.data.Dataset of batches of x or (x, label), an array, a data frame, whose
+                columns' names the model then knows, or a PyDataset.
             y: labels, if x is an array.
 
         Raises:
             ValueError: among others, for vectors with a feature that varies nowhere in an array, or
                 in what is read of a dataset.
         """
+        columns = self.data_spec.columns or data_frames.column_names(x)
+        x = self.data_spec.array(x)
         self.data_spec.check_source(x, y)
         self._adapt(self._examples(x, y))
+        self.data_spec.columns = columns
 
     def compile(self, optimizer="adam", **kwargs):
         """As in Keras, without losses and metrics: a flow has its own."""
@@ -98,7 +102,13 @@ class LikelihoodTraining(DistributedModel):
             require(value is None, f"A Flow takes no `{name}`", **{name: value})
         if not self.trainable_weights:
             raise ValueError("All weights of the model are frozen: there is nothing to fit.")
+        columns = self.data_spec.columns or data_frames.column_names(x)
+        x = self.data_spec.array(x)
         self.data_spec.check_source(x, y, read_again=True)
+        if isinstance(kwargs.get("validation_data"), tuple | list):
+            validation, *rest = kwargs["validation_data"]
+            validation = data_frames.to_array(validation, self.data_spec.dtype, columns)
+            kwargs["validation_data"] = (validation, *rest)
         validation = keras.utils.unpack_x_y_sample_weight(kwargs.get("validation_data"))
         self.data_spec.check_source(*validation[:2])
         self._check_strategy()
@@ -116,6 +126,7 @@ class LikelihoodTraining(DistributedModel):
                 f"A batch must have an example for each of the {replicas} replicas, which share "
                 f"it. Received: a batch of {first.batch_size}"
             )
+        self.data_spec.columns = columns
         if isinstance(x, tf.data.Dataset) and self.compiled:
             kwargs.setdefault("shuffle", False)  # or Keras warns that it cannot
         if not isinstance(callbacks, keras.callbacks.CallbackList):
@@ -125,25 +136,27 @@ class LikelihoodTraining(DistributedModel):
 
     def evaluate(self, x=None, *args, **kwargs):
         self._check_adapted("evaluate")
+        x = self.data_spec.array(x)
         self.data_spec.check_source(x)
         return super().evaluate(x, *args, **kwargs)
 
     def predict(self, x, *args, **kwargs):
         self._check_adapted("predict")
+        x = self.data_spec.array(x)
         self.data_spec.check_source(x)
         return super().predict(x, *args, **kwargs)
 
-    def train_on_batch(self, *args, **kwargs):
+    def train_on_batch(self, x, *args, **kwargs):
         self._check_adapted("train_on_batch")
-        return super().train_on_batch(*args, **kwargs)
+        return super().train_on_batch(self.data_spec.array(x), *args, **kwargs)
 
-    def test_on_batch(self, *args, **kwargs):
+    def test_on_batch(self, x, *args, **kwargs):
         self._check_adapted("test_on_batch")
-        return super().test_on_batch(*args, **kwargs)
+        return super().test_on_batch(self.data_spec.array(x), *args, **kwargs)
 
-    def predict_on_batch(self, *args, **kwargs):
+    def predict_on_batch(self, x, *args, **kwargs):
         self._check_adapted("predict_on_batch")
-        return super().predict_on_batch(*args, **kwargs)
+        return super().predict_on_batch(self.data_spec.array(x), *args, **kwargs)
 
     def train_step(self, data):
         with tf.GradientTape() as tape:

@@ -238,6 +238,46 @@ def test_values_of_images(method, x, received, image_flow):
     fails(lambda: getattr(image_flow, method)(x), ValueError, words, received)
 
 
+@pytest.mark.parametrize("method", ["log_prob", "encode", "__call__"])
+@pytest.mark.parametrize(
+    ("x", "received"),
+    [
+        ((IMAGES, LABELS), "tuple"),
+        ([IMAGES[0], IMAGES[0, :1]], "list"),
+        (tf.RaggedTensor.from_tensor(IMAGES, lengths=[2, 2, 1, 2]), "RaggedTensor"),
+    ],
+)
+def test_data_that_is_no_tensor(method, x, received, image_flow):
+    words = "pass labels as an argument of their own, `model(x, labels=y)`"
+    fails(lambda: getattr(image_flow, method)(x), TypeError, words, received)
+
+
+@pytest.mark.parametrize("method", ["predict", "evaluate", "adapt", "fit"])
+def test_ragged_datasets(method, image_flow):
+    ragged = tf.RaggedTensor.from_tensor(IMAGES, lengths=[2, 2, 1, 2])
+    fails(
+        lambda: getattr(image_flow, method)(dataset(ragged)),
+        TypeError,
+        "Data must be one tensor: resize images before they are batched",
+        "RaggedTensorSpec",
+    )
+
+
+def test_images_by_other_conventions_are_told_a_way(image_flow):
+    """Channels first, and 16 bits; what a mere wrong shape or value is told, has no such end."""
+    model = Flow(layers.Flatten(), (4, 6, 3))
+    for images in (np.zeros((2, 3, 4, 6), "uint8"), dataset(np.zeros((2, 3, 4, 6), "uint8"))):
+        with pytest.raises(ValueError, match=r"3, 4, 6\). Channels come last.*moveaxis\(x, 1, -1"):
+            model.evaluate(images)
+    with pytest.raises(ValueError, match=r"shape \(2, 4, 3, 6\)$"):
+        model.log_prob(np.zeros((2, 4, 3, 6), "uint8"))
+    for dtype in ("uint16", "int32", "float32"):
+        with pytest.raises(ValueError, match=r"Of 16-bit images, .*x // 256.*uint8"):
+            image_flow.log_prob(IMAGES.astype(dtype) + 256)
+    with pytest.raises(ValueError, match=r"\[65536, 65536\]$"):
+        image_flow.log_prob(IMAGES.astype("int32") + 2**16)
+
+
 @pytest.fixture(scope="module")
 def traced_flow():
     model = small_image_flow()
@@ -310,6 +350,8 @@ def test_latents(z, kind, words, received, image_flow):
         ([0.0, 1.0, 2.0, 1.0], "must be integers of shape (batch,)", "float"),
         ([[0, 1, 2, 1]] * 4, "must be integers of shape (batch,)", "(4, 4)"),
         ([0, 1], "one label for each of 4 examples", "2"),
+        (np.eye(3)[LABELS], "must be integers of shape (batch,)", ", 3). Of one-hot labels, as of"),
+        (np.ones((4, 1)), "must be integers of shape (batch,)", "). Cast them to int32; of"),
     ],
 )
 def test_labels(labels, words, received, class_flow):

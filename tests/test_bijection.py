@@ -188,12 +188,6 @@ def test_wrong_latent_shape_is_refused(method, shape):
         getattr(layer, method)(random(*shape))
 
 
-def test_abstract_methods():
-    for method in (Bijection().forward_and_log_det, Bijection().inverse_and_log_det):
-        with pytest.raises(NotImplementedError):
-            method(random(3, 5))
-
-
 # As a TFP bijector.
 
 

@@ -294,6 +294,18 @@ def test_samples_are_images_and_depend_on_seed_label_and_row(glow):
     np.testing.assert_array_equal(cold[3], cold[4])
 
 
+def test_one_label_serves_for_all_samples():
+    model = Flow(layers.LearnedPrior(num_classes=3), (3,), num_classes=3)
+    perturb(model)
+    expected = model.sample(3, labels=[2, 2, 2], seed=1)
+    for labels in (2, [2], np.int64(2), tf.constant(2)):
+        np.testing.assert_array_equal(model.sample(3, labels=labels, seed=1), expected)
+    in_graph = tf.function(lambda label: model.sample(3, labels=label, seed=1))
+    np.testing.assert_array_equal(in_graph(tf.constant(2)), expected)
+    with pytest.raises(ValueError, match="must be in 0..2.*Received: .3 3"):
+        model.sample(2, labels=3)
+
+
 def test_samples_in_a_graph(nice):
     """Anew at each call, unless a seed is given, which may be a tensor, as the temperature."""
     anew = tf.function(lambda: nice.sample(2))
@@ -374,6 +386,27 @@ def test_fit_opens_a_dataset_once_before_keras_does(adapted):
     dataset = tf.data.Dataset.from_generator(generate, output_signature=tf.TensorSpec((3,)))
     model.fit(dataset.batch(4), epochs=2, verbose=0, callbacks=[count])
     assert count.before == 1 and len(opened) == 3
+
+
+def test_get_layer_finds_layers_at_any_depth(glow):
+    """Those that Keras finds, as it does; those inside of a `Repeat`'s pattern, too."""
+    by_name = {}
+    for layer in flatten_layers(glow.bijection):
+        assert glow.get_layer(layer.path) is layer
+        by_name.setdefault(layer.name, []).append(layer)
+    assert len(by_name["output_layer"]) > 1
+    for name, found in by_name.items():
+        if len(found) == 1:
+            assert glow.get_layer(name) is found[0]
+    with pytest.raises(
+        ValueError, match="`name` must be.*'output_layer'.*/output_layer'.*/output_"
+    ):
+        glow.get_layer("output_layer")
+    assert glow.get_layer(index=0) is glow.bijection
+    with pytest.raises(ValueError, match="No such layer: other. Existing layers are"):
+        glow.get_layer("other")
+    with pytest.raises(ValueError, match="only a layer name or a layer index"):
+        glow.get_layer(glow.bijection.name, index=0)
 
 
 def test_constructors_build_without_build():

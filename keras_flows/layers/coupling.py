@@ -3,10 +3,11 @@
 import keras
 import tensorflow as tf
 
-from keras_flows.arguments import require
+from keras_flows.arguments import check_integers, require
 from keras_flows.bijection import Bijection, add_gradients, constant_log_det, sum_over_event
 from keras_flows.layers.partition import Roles, get_partition
 from keras_flows.networks.scaled_conv2d import ScaledConv2D
+from keras_flows.results import check_pair, missing
 
 
 class Coupling(Bijection):
@@ -72,25 +73,29 @@ class Coupling(Bijection):
 
         x2 has shape (batch, ..., channels), `parameters` `parameters_per_channel` times as many.
         """
-        raise NotImplementedError
+        raise missing(self, "transform")
 
     def inverse_transform(self, z2, parameters):
         """(x2, log_slope), with log |dx2 / dz2|."""
-        raise NotImplementedError
+        raise missing(self, "inverse_transform")
+
+    def get_config(self):
+        config = super().get_config()
+        for name in ("network", "output_layer"):
+            # Built with the coupling. Keras alone warns of one that has no `build`.
+            (config.get(name) or {}).pop("build_config", None)
+        return config
 
     def build(self, input_shape):
+        check_integers(1, parameters_per_channel=self.parameters_per_channel)
         shape, changed = self._roles.build(input_shape)
+        # To call them builds them, those without a `build`, too.
         if self.network is not None:
-            if not self.network.built:
-                self.network.build(shape)
-            # Unlike `compute_output_shape`, it is there for any layer that can be called.
-            shape = self.network.compute_output_spec(keras.KerasTensor(shape)).shape
+            shape = self.network(keras.KerasTensor(shape)).shape
         wanted = (*changed[:-1], self.parameters_per_channel * changed[-1])
         if self.output_layer is None:
             self._default_output_layer = self._make_output_layer(wanted[-1], len(shape) == 4)
-        if not self._output_layer.built:
-            self._output_layer.build(shape)
-        received = tuple(self._output_layer.compute_output_shape(shape))
+        received = tuple(self._output_layer(keras.KerasTensor(shape)).shape)
         if received != wanted:
             raise ValueError(
                 f"Argument `output_layer` must map the network's features to {wanted[-1]} "
@@ -99,12 +104,12 @@ class Coupling(Bijection):
 
     def forward_and_log_det(self, x, condition=None, training=False):
         x1, x2 = self._roles.split(x)
-        z2, log_det = self._where_free(self.transform, x2, self.parameters_of(x1, training))
+        z2, log_det = self._where_free("transform", x2, self.parameters_of(x1, training))
         return self._roles.merge(x1, z2), log_det
 
     def inverse_and_log_det(self, z, condition=None, training=False):
         z1, z2 = self._roles.split(z)
-        x2, log_det = self._where_free(self.inverse_transform, z2, self.parameters_of(z1, training))
+        x2, log_det = self._where_free("inverse_transform", z2, self.parameters_of(z1, training))
         return self._roles.merge(z1, x2), log_det
 
     def backward(self, z, dz, dlog_det, sources, condition=None, training=False):
@@ -114,10 +119,10 @@ class Coupling(Bijection):
         with tf.GradientTape() as network_tape:
             network_tape.watch([z1, *sources])
             parameters = self.parameters_of(z1, training)
-        x2, _ = self._where_free(self.inverse_transform, z2, parameters)
+        x2, _ = self._where_free("inverse_transform", z2, parameters)
         with tf.GradientTape() as transform_tape:
             transform_tape.watch([x2, parameters, *sources])
-            outputs = self._where_free(self.transform, x2, parameters)
+            outputs = self._where_free("transform", x2, parameters)
         dx2, dparameters, *gradients = transform_tape.gradient(
             outputs, [x2, parameters, *sources], [dz2, dlog_det]
         )
@@ -137,7 +142,8 @@ class Coupling(Bijection):
 
     def _where_free(self, transform, x2, parameters):
         """What a transform gives where x2 is, zeros elsewhere, and the sum of its log slopes."""
-        y2, log_slope = transform(x2, parameters)
+        result = getattr(self, transform)(x2, parameters)
+        y2, log_slope = check_pair(self, transform, result, "(values, log_slope)")
         y2 = self._roles.where_free(y2)
         if log_slope is None:
             return y2, constant_log_det(0, x2)

@@ -6,6 +6,7 @@ import tensorflow as tf
 from keras import ops
 
 from keras_flows.arguments import require
+from keras_flows.results import missing
 from keras_flows.serialization import ConstructorConfig
 
 
@@ -56,10 +57,10 @@ class Partition(ConstructorConfig, keras.layers.Layer):
         """Creates the weights for inputs of shape (batch, *event)."""
 
     def split(self, x):
-        raise NotImplementedError
+        raise missing(self, "split")
 
     def merge(self, first, second):
-        raise NotImplementedError
+        raise missing(self, "merge")
 
     def masks(self):
         return None

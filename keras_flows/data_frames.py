@@ -1,0 +1,45 @@
+"""Data frames, pandas' or any like them: arrays whose columns have names."""
+
+import numpy as np
+
+from keras_flows.arguments import require
+
+NUMBERS = "biuf"  # NumPy's kinds
+
+
+def column_names(x):
+    """The names of a data frame's columns; None for all else, and for columns that are numbered."""
+    names = list(x.columns) if _is_frame(x) else []
+    return names if names and all(isinstance(name, str) for name in names) else None
+
+
+def to_array(x, dtype, expected=None):
+    """A data frame as an array of `dtype`, Booleans as 0 and 1; all else as it is.
+
+    Raises:
+        ValueError: if the columns have other names than `expected`, or are in another order.
+        TypeError: for a column that holds no numbers.
+    """
+    if not _is_frame(x):
+        return x
+    names = column_names(x)
+    require(
+        None in (names, expected) or names == expected,
+        f"Data must have the columns {expected}, in this order, as the model learned them",
+        columns=list(x.columns),
+    )
+    values = x.to_numpy()
+    if values.dtype.kind not in NUMBERS:  # of different kinds, or of none that is a number
+        columns = [np.asarray(x[name]) for name in x.columns]
+        for name, column in zip(x.columns, columns, strict=True):
+            if column.dtype.kind not in NUMBERS:
+                raise TypeError(
+                    f"Column {name!r} of the data must hold numbers. "
+                    f"Received: dtype {x[name].dtype}"
+                )
+        values = np.stack(columns, axis=1)
+    return values.astype(dtype)
+
+
+def _is_frame(x):
+    return hasattr(x, "columns") and hasattr(x, "to_numpy")
