@@ -10,7 +10,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 from keras import ops
 
-from keras_flows import dequantization
+from keras_flows import dequantization, threefry
 from keras_flows.arguments import check_integers, check_one_of, require
 from keras_flows.bijection import Bijection
 from keras_flows.private import flatten_layers
@@ -19,7 +19,11 @@ from keras_flows.tracing import TracedModel, computes
 tfb = tfp.bijectors
 tfd = tfp.distributions
 
-PRIORS = {"gaussian": tfd.Normal, "logistic": tfd.Logistic}
+# The distribution of one dimension of the latent, and what draws it.
+PRIORS = {
+    "gaussian": (tfd.Normal, threefry.normal),
+    "logistic": (tfd.Logistic, threefry.logistic),
+}
 
 
 class Density(TracedModel):
@@ -120,7 +124,8 @@ class Density(TracedModel):
         `distribution.log_prob(x + u) == log_prob(x)` for the same u. A class-conditional model
         takes `bijector_kwargs={"condition": labels}` in `log_prob` and `sample`.
         """
-        return tfd.TransformedDistribution(self._base, tfb.Invert(self.bijection))
+        base = tfd.Sample(self._element, self.data_spec.size)
+        return tfd.TransformedDistribution(base, tfb.Invert(self.bijection))
 
     # Pieces, all of which trace.
 
@@ -143,23 +148,19 @@ class Density(TracedModel):
 
     def latents_of(self, seeds, temperatures):
         """Draws from the base distribution, row i from seeds[i] (two integers) alone, scaled."""
-        draw = functools.partial(self._base.sample, sample_shape=())
-        z = tf.map_fn(lambda seed: draw(seed=seed), seeds, fn_output_signature=self.compute_dtype)
-        return tf.ensure_shape(z, (None, self.data_spec.size)) * temperatures[:, None]
+        _, draw = PRIORS[self.prior]
+        return draw(seeds, self.data_spec.size, self.compute_dtype) * temperatures[:, None]
 
     def samples_of(self, seeds, temperatures, labels=None):
         """Data of draws from the base distribution; see `latents_of`."""
         return self.data_of(self.latents_of(seeds, temperatures), labels)
 
     @property
-    def _base(self):
-        return tfd.Sample(self._element, self.data_spec.size)
-
-    @property
     def _element(self):
         """The base distribution of one dimension of the latent."""
         zero = ops.zeros((), self.compute_dtype)
-        return PRIORS[self.prior](zero, zero + 1)
+        distribution, _ = PRIORS[self.prior]
+        return distribution(zero, zero + 1)
 
     def _check_adapted(self, method):
         if not self.adapted:

@@ -26,10 +26,9 @@ def export(flow, path):
     batch gives empty outputs; images, on a CPU with oneDNN, an error.
 
     Images are uint8, all else float32; a class-conditional model takes `labels`, int32 (batch,), in
-    each. All but `sample`, which draws random numbers, convert to ONNX and OpenVINO: there,
-    sampling is `decode` of noise. What the weights alone decide is computed now and stored in their
-    place, so the SavedModel cannot be trained further. It needs TensorFlow alone, without Python
-    ops or XLA, and appears under its name complete, with a request for each signature in
+    each. All convert to ONNX and OpenVINO. What the weights alone decide is computed now and stored
+    in their place, so the SavedModel cannot be trained further. It needs TensorFlow alone, without
+    Python ops or XLA, and appears under its name complete, with a request for each signature in
     `assets.extra`, by which TF Serving warms up (if `tensorflow-serving-api` is installed; a
     warning otherwise).
 

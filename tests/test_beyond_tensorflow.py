@@ -14,7 +14,7 @@ import tensorflow as tf
 import tf2onnx.convert
 from conftest import perturb
 
-from keras_flows import zoo
+from keras_flows import threefry, zoo
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (3, 8, 8, 1), dtype="uint8")
@@ -24,7 +24,7 @@ MODELS = {
     "real_nvp": lambda: zoo.RealNVP((8, 8, 1), levels=2, depth=2, width=4, num_blocks=1),
     "nice": lambda: zoo.NICE((8, 8, 1), depth=4, width=4, num_hidden=1),
 }
-SIGNATURES = ("serving_default", "decode", "encode", "log_prob")
+SIGNATURES = ("serving_default", "decode", "encode", "log_prob", "sample")
 
 
 def cases(*for_each_push):
@@ -61,6 +61,8 @@ def export(name, path):
     latent, log_prob = (value.numpy() for value in model(IMAGES, **labels).values())
     z = latent + np.random.default_rng(1).normal(size=latent.shape).astype("float32") / 10
     x = {"x": IMAGES, **labels}
+    seeds = np.array([[7, i] for i in range(3)], "int32")
+    drawn = {"seed": seeds, "temperature": np.full(3, 0.7, "float32"), **labels}
     return SimpleNamespace(
         path=str(path),
         calls={
@@ -68,6 +70,7 @@ def export(name, path):
             "encode": (x, {"latent": latent}),
             "log_prob": (x, {"log_prob": log_prob}),
             "decode": ({"z": z, **labels}, {"x": model.decode(z, **labels).numpy()}),
+            "sample": (drawn, {"x": model.sample(3, 0.7, seed=7, **labels).numpy()}),
         },
     )
 
@@ -85,7 +88,7 @@ def assert_same(response, wanted):
             np.testing.assert_allclose(response[name], value, atol=1e-4 * np.abs(value).max())
 
 
-@cases(("glow", "serving_default"), ("glow", "decode"))
+@cases(("glow", "serving_default"), ("glow", "sample"))
 def test_onnx(signature, exported, tmp_path, monkeypatch):
     output = str(tmp_path / "model.onnx")
     line = f"convert --saved-model {exported.path} --signature_def {signature} --opset 18"
@@ -113,3 +116,19 @@ def test_openvino(signature, exported, tmp_path):
     inputs, wanted = exported.calls[signature]
     response = compiled(inputs)
     assert_same({name: response[name] for name in wanted}, wanted)
+
+
+def test_random_bits_are_the_same_everywhere():
+    """The latents of `sample` then differ by the roundings of a logarithm and a cosine alone."""
+    spec = tf.TensorSpec((None, 2), tf.int32, name="seed")
+    draw = tf.function(
+        lambda seed: {"u": threefry.uniform(seed, 3, "float32")}, input_signature=[spec]
+    )
+    seeds = np.random.default_rng(0).integers(-(2**31), 2**31, (1000, 2)).astype("int32")
+    proto, _ = tf2onnx.convert.from_function(draw, input_signature=[spec], opset=18)
+    (onnx,) = onnxruntime.InferenceSession(proto.SerializeToString()).run(["u"], {"seed": seeds})
+    converted = openvino.convert_model(draw.get_concrete_function())
+    compiled = openvino.compile_model(converted, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    wanted = draw(tf.constant(seeds))["u"]
+    np.testing.assert_array_equal(onnx, wanted)
+    np.testing.assert_array_equal(compiled({"seed": seeds})["u"], wanted)
