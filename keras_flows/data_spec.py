@@ -250,6 +250,12 @@ def _of_shape(x, shape):
     return tf.ensure_shape(x, (None, *shape))
 
 
+def spoil_rows(rows, x):
+    """x with NaN throughout the `rows`, (batch,) of booleans; with zeros, if they are integers."""
+    nothing = tf.constant(float("nan") if x.dtype.is_floating else 0, x.dtype)
+    return tf.where(tf.reshape(rows, [-1, *[1] * (x.shape.rank - 1)]), nothing, x)
+
+
 def check_bits(bits, input_shape):
     require(
         bits is None or (len(input_shape) == 3 and bits in range(1, 9)),

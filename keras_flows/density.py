@@ -1,9 +1,9 @@
 """A flow as a density: likelihoods, latents and samples of a model whose weights are given."""
 
-import functools
 import math
 import numbers
 import random
+import warnings
 
 import keras
 import tensorflow as tf
@@ -13,6 +13,7 @@ from keras import ops
 from keras_flows import dequantization, threefry
 from keras_flows.arguments import check_integers, check_one_of, require
 from keras_flows.bijection import Bijection
+from keras_flows.data_spec import spoil_rows
 from keras_flows.private import flatten_layers
 from keras_flows.tracing import TracedModel, computes
 
@@ -81,10 +82,16 @@ class Density(TracedModel):
         return self.traced(self.latent_and_log_prob)(self.dequantize(x), labels)[0]
 
     def decode(self, z, labels=None):
-        """Data of latents (batch, D), in its own units: uint8 images or float vectors."""
+        """Data of latents (batch, D), in its own units: uint8 images or float vectors.
+
+        Rows that overflow are as in `sample`.
+        """
         self._check_adapted("decode")
         z = self.data_spec.latent(z)
-        return self.traced(self.data_of)(z, self.data_spec.check_labels(labels, z.shape[0]))
+        labels = self.data_spec.check_labels(labels, z.shape[0])
+        data, overflowed = self.traced(self.data_and_overflow)(z, labels)
+        _warn_of(overflowed)
+        return data
 
     def sample(self, n, temperature=1.0, labels=None, seed=None):
         """`n` data points. The same seed gives the same points, each alone a function of its index.
@@ -95,7 +102,11 @@ class Density(TracedModel):
             labels: of a class-conditional model, (n,), or a single one for all.
             seed: an integer in 0 .. 2^31 - 1; None draws one, at each call of a graph, too.
 
-        Both may be scalar tensors; in a graph their values are not checked.
+        Temperature and seed may be scalar tensors; in a graph their values are not checked.
+
+        Far from the latents of data, as at high temperatures, the inverse may overflow: such a row
+        is NaN throughout, or a black image, and a warning counts them. A graph and a SavedModel
+        cannot warn.
         """
         self._check_adapted("sample")
         check_integers(1, n=n)
@@ -115,7 +126,9 @@ class Density(TracedModel):
         seeds = tf.stack([tf.fill([n], tf.cast(seed, tf.int32)), tf.range(int(n))], axis=1)
         temperatures = tf.fill([n], tf.cast(temperature, self.compute_dtype))
         labels = self.data_spec.labels_for(n, labels)
-        return self.traced(self.samples_of)(seeds, temperatures, labels)
+        data, overflowed = self.traced(self.samples_and_overflow)(seeds, temperatures, labels)
+        _warn_of(overflowed)
+        return data
 
     @property
     def distribution(self):
@@ -140,20 +153,25 @@ class Density(TracedModel):
         # tfd.Sample's would broadcast shapes at run time, which ONNX cannot.
         return z, ops.sum(self._element.log_prob(z), axis=-1) + log_det
 
-    @computes
     def data_of(self, z, labels=None):
-        """Data, in its own dtype, of latents z."""
+        """Data, in its own dtype, of latents z; NaN, or black images, where that overflows."""
+        return self.data_and_overflow(z, labels)[0]
+
+    @computes
+    def data_and_overflow(self, z, labels=None):
+        """`data_of(z, labels)`, and which rows overflowed, (batch,)."""
         x, _ = self.bijection.inverse_and_log_det(z, labels)
-        return self.data_spec.quantize(x)
+        overflowed = ~ops.all(ops.isfinite(x), axis=tuple(range(1, len(x.shape))))
+        return spoil_rows(overflowed, self.data_spec.quantize(x)), overflowed
 
     def latents_of(self, seeds, temperatures):
         """Draws from the base distribution, row i from seeds[i] (two integers) alone, scaled."""
         _, draw = PRIORS[self.prior]
         return draw(seeds, self.data_spec.size, self.compute_dtype) * temperatures[:, None]
 
-    def samples_of(self, seeds, temperatures, labels=None):
-        """Data of draws from the base distribution; see `latents_of`."""
-        return self.data_of(self.latents_of(seeds, temperatures), labels)
+    def samples_and_overflow(self, seeds, temperatures, labels=None):
+        """`data_and_overflow` of draws from the base distribution; see `latents_of`."""
+        return self.data_and_overflow(self.latents_of(seeds, temperatures), labels)
 
     @property
     def _element(self):
@@ -196,3 +214,14 @@ def _number(value):
 def _is_scalar_in_graph(value):
     """Whether it is a scalar tensor whose value is known only when it runs."""
     return tf.is_tensor(value) and value.shape.rank == 0
+
+
+def _warn_of(overflowed):
+    """In a graph there is nobody to warn."""
+    count = int(ops.sum(overflowed)) if tf.executing_eagerly() else 0
+    if count:
+        warnings.warn(
+            f"{count} of {len(overflowed)} rows overflowed and are NaN, or black images: their "
+            "latents are too far from those of data. A lower temperature keeps them nearer.",
+            stacklevel=3,
+        )

@@ -5,6 +5,7 @@ import warnings
 
 import tensorflow as tf
 
+from keras_flows.data_spec import spoil_rows
 from keras_flows.folders import new_folder
 from keras_flows.precomputation import leaves_of, supply
 
@@ -21,9 +22,10 @@ def export(flow, path):
     - `sample`: seed (batch, 2) int32, temperature (batch,) -> x, row i from seed[i] alone
 
     Inputs of other shapes than these, or of different numbers of rows, fail. Values do not, as a
-    server answers several requests in one batch: NaN, infinity and labels out of range spoil their
-    own row alone (NaN, or a black image), and a temperature below 0 mirrors the latent. An empty
-    batch gives empty outputs; images, on a CPU with oneDNN, an error.
+    server answers several requests in one batch: NaN, infinity, labels out of range and latents
+    whose inverse overflows, as at high temperatures, spoil their own row alone (NaN, or a black
+    image), and a temperature below 0 mirrors the latent. An empty batch gives empty outputs; of
+    images, on a CPU with oneDNN, an error.
 
     Images are uint8, all else float32; a class-conditional model takes `labels`, int32 (batch,), in
     each. All convert to ONNX and OpenVINO. What the weights alone decide is computed now and stored
@@ -126,14 +128,9 @@ def _checked(function, num_classes):
         *tensors, labels = tensors
         known = (labels >= 0) & (labels < num_classes)
         results = function(*tensors, tf.where(known, labels, 0))
-        return {name: _spoil_rows(~known, result) for name, result in results.items()}
+        return {name: spoil_rows(~known, result) for name, result in results.items()}
 
     return checked
-
-
-def _spoil_rows(rows, x):
-    nothing = tf.constant(float("nan") if x.dtype.is_floating else 0, x.dtype)
-    return tf.where(tf.reshape(rows, [-1, *[1] * (x.shape.rank - 1)]), nothing, x)
 
 
 def _write_warmup(model_name, signatures, folder):

@@ -3,6 +3,7 @@
 import functools
 import json
 import math
+import warnings
 
 import keras
 import numpy as np
@@ -339,6 +340,30 @@ def test_samples_come_from_the_prior_times_the_temperature(prior):
     assert abs(np.corrcoef(latent[1:, 0], latent[:-1, 0])[0, 1]) < 5 / math.sqrt(1000)
     other = model.encode(model.sample(1000, seed=1)).numpy()
     assert abs(np.corrcoef(latent.ravel(), other.ravel())[0, 1]) < 5 / math.sqrt(3000)
+
+
+@pytest.mark.parametrize("shape", [(2, 2, 1), (4,)])
+def test_rows_that_overflow_are_spoilt_and_counted(shape):
+    """Throughout, and no other; a graph gives the same without a word."""
+    model = Flow(layers.Chain([layers.Rescale(1e-37), layers.Flatten()]), shape)
+    z = np.zeros((4, 4), "float32")
+    z[0], z[1, 2], z[2], z[3, 1] = 9, 99, 1.5e-37, -99
+    with pytest.warns(UserWarning, match="2 of 4 rows overflowed") as warned:
+        decoded = model.decode(z).numpy().reshape(4, 4)
+    assert warned[0].filename == __file__
+    with warnings.catch_warnings(action="error"):
+        in_graph = tf.function(lambda z: model.decode(z))(z).numpy().reshape(4, 4)
+        assert model.sample(3, temperature=0, seed=0).shape == (3, *shape)
+    np.testing.assert_array_equal(decoded, in_graph)
+    spoilt = np.array([False, True, False, True])
+    if model.is_image:
+        np.testing.assert_array_equal(decoded[:, 0], [255, 0, 1, 0])
+        assert not decoded[spoilt].any()
+    else:
+        np.testing.assert_array_equal(np.isnan(decoded), spoilt[:, None].repeat(4, axis=1))
+    with pytest.warns(UserWarning, match="3 of 3 rows overflowed"):
+        sample = model.sample(3, temperature=1e3, seed=0).numpy()
+    assert not sample.any() if model.is_image else np.isnan(sample).all()
 
 
 # Adapt.
