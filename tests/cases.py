@@ -126,7 +126,9 @@ CASES = {
     ),
     "affine_keras_network": (
         lambda: layers.AffineCoupling(
-            keras.layers.Dense(6, activation="tanh"), output_layer=keras.layers.Dense(6)
+            keras.layers.Dense(6, activation="tanh"),
+            scale="half_sigmoid",
+            output_layer=keras.layers.Dense(6),
         ),
         VECTOR,
         None,

@@ -88,6 +88,7 @@ def test_a_checkerboards_network_sees_the_kept_cells_and_the_mask(swap):
     ("scale", "log_scale"),
     [
         ("sigmoid", lambda h: -np.log1p(np.exp(-h - 2))),
+        ("half_sigmoid", lambda h: np.log(0.5 + 0.5 / (1 + np.exp(-h - 2)))),
         ("tanh", lambda h: 0.7 * np.tanh(h)),
         ("exp", lambda h: h),
     ],

@@ -24,7 +24,11 @@ CASES = {
     "real_nvp_5_no_batch_norm": (zoo.RealNVP, (5,), {**MLP, "batch_norm": False}),
     # What a model hands on to `Flow`, as `prior` here, is part of its config, too.
     "real_nvp_logistic": (zoo.RealNVP, (2,), {**MLP, "prior": "logistic"}),
-    "glow_logistic": (zoo.Glow, (4,), {**MLP, "prior": "logistic"}),
+    "glow_logistic": (
+        zoo.Glow,
+        (4,),
+        {**MLP, "prior": "logistic", "coupling": "bounded_affine"},
+    ),
     "real_nvp_odd": (
         zoo.RealNVP,
         (3, 1, 1),
@@ -199,10 +203,27 @@ def test_coupling_and_prior_are_those_asked_for():
     affine, additive = (zoo.Glow((4,), coupling=name, **MLP) for name in ("affine", "additive"))
     assert layers.AffineCoupling in kinds(affine) and layers.AffineCoupling not in kinds(additive)
     assert layers.AdditiveCoupling in kinds(additive)
+    (bounded,) = {
+        layer.scale
+        for layer in flatten_layers(zoo.Glow((4,), coupling="bounded_affine", **MLP))
+        if isinstance(layer, layers.AffineCoupling)
+    }
+    assert bounded == "half_sigmoid"
     zero = np.zeros((1, 2))
     for prior, log_prob in (("gaussian", -np.log(2 * np.pi)), ("logistic", -2 * np.log(4))):
         base = zoo.NICE((2,), prior=prior, **NICE).distribution.distribution
         np.testing.assert_allclose(base.log_prob(zero), [log_prob], rtol=1e-6)
+
+
+def test_bounded_scales_keep_far_samples_finite():
+    lost = {}
+    for coupling in ("affine", "bounded_affine"):
+        keras.utils.set_random_seed(0)
+        model = zoo.Glow((4,), depth=4, width=16, coupling=coupling)
+        perturb(model, 0.5)
+        z = 5 * np.random.default_rng(0).normal(size=(100, 4)).astype("float32")
+        lost[coupling] = int(keras.ops.sum(model.data_and_overflow(z)[1]))
+    assert lost["affine"] > 10 and lost["bounded_affine"] == 0
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from keras import ops
 from keras_flows.arguments import check_one_of
 from keras_flows.layers.coupling import Coupling
 
-SCALES = ("sigmoid", "tanh", "exp")
+SCALES = ("sigmoid", "half_sigmoid", "tanh", "exp")
 
 
 @keras.saving.register_keras_serializable(package="keras_flows")
@@ -21,8 +21,10 @@ class AffineCoupling(Coupling):
     Args:
         network, partition, swap, output_layer: as for `Coupling`; the output layer has two
             channels for each channel that changes.
-        scale: how s is bounded. "sigmoid": s = log sigmoid(h + 2) (Glow's code). "tanh":
-            s = bound * tanh(h), with `bound` one learned scalar (RealNVP's code). "exp": s = h.
+        scale: how s is bounded. "sigmoid": s = log sigmoid(h + 2) (Glow's code). "half_sigmoid":
+            s = log((1 + sigmoid(h + 2)) / 2), whose inverse at most doubles; of a scale near 0 it
+            explodes (Behrmann et al. 2021, arXiv:2006.09347). "tanh": s = bound * tanh(h), with
+            `bound` one learned scalar (RealNVP's code). "exp": s = h.
         bound_initializer, bound_regularizer: for `bound`. If it starts at 0, the output
             layer must not be zero-initialised, or neither of them learns.
 
@@ -74,6 +76,8 @@ class AffineCoupling(Coupling):
         shift, h = ops.split(parameters, 2, axis=-1)
         if self.scale == "sigmoid":
             return shift, ops.log_sigmoid(h + 2)
+        if self.scale == "half_sigmoid":
+            return shift, ops.log(0.5 + 0.5 * ops.sigmoid(h + 2))
         if self.scale == "tanh":
             return shift, self.bound * ops.tanh(h)
         return shift, h

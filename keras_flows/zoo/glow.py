@@ -1,3 +1,4 @@
+import functools
 import math
 
 import keras
@@ -12,7 +13,11 @@ from keras_flows.private import flatten_layers
 from keras_flows.zoo.levels import resolve_levels
 from keras_flows.zoo.scaling import scale_images
 
-COUPLINGS = ("affine", "additive")
+COUPLINGS = {
+    "affine": layers.AffineCoupling,
+    "bounded_affine": functools.partial(layers.AffineCoupling, scale="half_sigmoid"),
+    "additive": layers.AdditiveCoupling,
+}
 
 
 @keras.saving.register_keras_serializable(package="keras_flows")
@@ -30,7 +35,8 @@ class Glow(Flow):
         levels: L; at most 3 by default. 1 for vectors.
         depth: K, steps in each level.
         width: of the couplings' networks.
-        coupling: "affine" or "additive".
+        coupling: "affine", "additive" or "bounded_affine", whose scales stay above 1/2. Those of
+            "affine" come near 0, and samples overflow: many, where images have flat areas.
         reversible: whether training rebuilds each step's activations by inverting it instead of
             storing them: memory for weights and one step only, for a tenth to a fifth more time.
         num_classes: makes the last prior class-conditional.
@@ -78,7 +84,7 @@ class Glow(Flow):
 
         def step():
             network = ConvNet if len(input_shape) == 3 else MLP
-            make = layers.AffineCoupling if coupling == "affine" else layers.AdditiveCoupling
+            make = COUPLINGS[coupling]
             return layers.Chain(
                 [
                     layers.ActNorm(dtype=dtype),
