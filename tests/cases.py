@@ -14,6 +14,8 @@ from keras_flows.networks import MLP, ConvNet, ResNet, WeightNormConv2D
 
 BATCH = 4
 LABELS = np.array([0, 2, 1, 2])  # one for each of a batch
+FEATURES = np.random.default_rng(1).normal(size=(BATCH, 2))
+MAPS = np.random.default_rng(2).normal(size=(BATCH, 4, 8, 2))
 
 VECTOR = (5,)
 TOKENS = (3, 4)
@@ -194,6 +196,23 @@ CASES = {
         (3, 3, 2),
         None,
     ),
+    "coupling_of_classes": (
+        lambda: layers.AdditiveCoupling(MLP(6), condition_shape=(3,)),
+        VECTOR,
+        LABELS,
+    ),
+    "coupling_of_features": (
+        lambda: layers.AffineCoupling(
+            ResNet(4, 1, masked=True), partition="checkerboard", condition_shape=(2,)
+        ),
+        IMAGE,
+        FEATURES,
+    ),
+    "coupling_of_maps": (
+        lambda: layers.AffineCoupling(ConvNet(4), condition_shape=(4, 8, 2)),
+        IMAGE,
+        MAPS,
+    ),
     "chain": (lambda: layers.Chain([layers.Logit(), layers.ActNorm()]), VECTOR, None),
     "chain_nested": (
         lambda: layers.Chain(
@@ -257,6 +276,15 @@ CASES = {
         ),
         TOKENS,
         None,
+    ),
+    "repeat_of_features": (
+        lambda: layers.Repeat(
+            layers.Chain([layers.AffineCoupling(MLP(6), condition_shape=(2,)), layers.Permute()]),
+            2,
+            reversible=True,
+        ),
+        TOKENS,
+        FEATURES,
     ),
     "repeat_of_batch_norm": (lambda: layers.Repeat(layers.BatchNorm(), 2), VECTOR, None),
     "repeat_of_classes": (

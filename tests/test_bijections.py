@@ -124,7 +124,7 @@ def test_keras_file_round_trip(case, tmp_path):
     inputs = [keras.Input(case.shape)]
     arrays = [case.x.numpy()]
     if case.condition is not None:
-        inputs.append(keras.Input((), dtype="int32"))
+        inputs.append(keras.Input(case.condition.shape[1:], dtype=case.condition.dtype.name))
         arrays.append(case.condition)
     model = keras.Model(inputs, case.layer(*inputs))
     model.save(tmp_path / "model.keras")

@@ -5,6 +5,7 @@ import tensorflow as tf
 
 from keras_flows.arguments import check_integers, require
 from keras_flows.bijection import Bijection, add_gradients, constant_log_det, sum_over_event
+from keras_flows.layers.conditioning import Conditioning
 from keras_flows.layers.partition import Roles, get_partition
 from keras_flows.networks.scaled_conv2d import ScaledConv2D
 from keras_flows.results import check_pair, missing
@@ -30,6 +31,9 @@ class Coupling(Bijection):
         swap: whether the two parts change roles.
         output_layer: a Keras layer from the network's features to the parameters. By default
             zero-initialised: a 3x3 `ScaledConv2D` for images, `Dense` for all else.
+        condition_shape: of one example of the condition, which the network then sees behind x1:
+            (n,) for floats (batch, n), or for labels in 0 .. n - 1; (height, width, n) for images,
+            of which it is pooled to the size. By default the condition is not read.
 
     Raises:
         ValueError: for an unknown partition, or an input with too few channels to divide.
@@ -53,7 +57,16 @@ class Coupling(Bijection):
 
     parameters_per_channel = None
 
-    def __init__(self, network, *, partition="half", swap=False, output_layer=None, **kwargs):
+    def __init__(
+        self,
+        network,
+        *,
+        partition="half",
+        swap=False,
+        output_layer=None,
+        condition_shape=None,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
         for name, value in (("network", network), ("output_layer", output_layer)):
             require(
@@ -66,7 +79,13 @@ class Coupling(Bijection):
         self.partition = partition
         self.swap = swap
         self.output_layer = output_layer
+        self.condition_shape = condition_shape
         self._roles = Roles(get_partition(partition, self.dtype_policy), swap)
+        self._conditioning = None if condition_shape is None else Conditioning(condition_shape)
+
+    @property
+    def reads_condition(self):
+        return self.condition_shape is not None
 
     def transform(self, x2, parameters):
         """(z2, log_slope): new values, and log |dz2 / dx2| element by element; None is all zeros.
@@ -89,6 +108,9 @@ class Coupling(Bijection):
     def build(self, input_shape):
         check_integers(1, parameters_per_channel=self.parameters_per_channel)
         shape, changed = self._roles.build(input_shape)
+        if self._conditioning is not None:
+            self._conditioning.build(shape)
+            shape = (*shape[:-1], shape[-1] + self._conditioning.channels)
         # To call them builds them, those without a `build`, too.
         if self.network is not None:
             shape = self.network(keras.KerasTensor(shape)).shape
@@ -104,12 +126,14 @@ class Coupling(Bijection):
 
     def forward_and_log_det(self, x, condition=None, training=False):
         x1, x2 = self._roles.split(x)
-        z2, log_det = self._where_free("transform", x2, self.parameters_of(x1, training))
+        z2, log_det = self._where_free("transform", x2, self.parameters_of(x1, condition, training))
         return self._roles.merge(x1, z2), log_det
 
     def inverse_and_log_det(self, z, condition=None, training=False):
         z1, z2 = self._roles.split(z)
-        x2, log_det = self._where_free("inverse_transform", z2, self.parameters_of(z1, training))
+        x2, log_det = self._where_free(
+            "inverse_transform", z2, self.parameters_of(z1, condition, training)
+        )
         return self._roles.merge(z1, x2), log_det
 
     def backward(self, z, dz, dlog_det, sources, condition=None, training=False):
@@ -118,7 +142,7 @@ class Coupling(Bijection):
         dz1, dz2 = self._roles.split(dz)
         with tf.GradientTape() as network_tape:
             network_tape.watch([z1, *sources])
-            parameters = self.parameters_of(z1, training)
+            parameters = self.parameters_of(z1, condition, training)
         x2, _ = self._where_free("inverse_transform", z2, parameters)
         with tf.GradientTape() as transform_tape:
             transform_tape.watch([x2, parameters, *sources])
@@ -132,9 +156,10 @@ class Coupling(Bijection):
         dx1 = add_gradients(dz1, None if dx1 is None else self._roles.where_kept(dx1))
         return self._roles.merge(z1, x2), self._roles.merge(dx1, dx2), gradients
 
-    def parameters_of(self, x1, training=False):
-        """The output layer of the network of x1, in the bijection's dtype."""
-        features = self._roles.conditioner_input(x1)
+    def parameters_of(self, x1, condition=None, training=False):
+        """The output layer of the network of x1 and the condition, in the bijection's dtype."""
+        further = () if self._conditioning is None else (self._conditioning.spread(condition, x1),)
+        features = self._roles.conditioner_input(x1, *further)
         if self.network is not None:
             features = self.network(features, training=training)
         parameters = self._output_layer(features, training=training)

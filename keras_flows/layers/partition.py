@@ -177,15 +177,14 @@ class Roles:
     def merge(self, x1, x2):
         return self.partition.merge(*self._in_turn(x1, x2))
 
-    def conditioner_input(self, x1):
-        """x1 as a network sees it: where there are masks, its own is behind the last channel."""
-        masks = self.partition.masks()
-        if masks is None:
-            return x1
-        mask, _ = self._in_turn(*masks)
-        shape = (*ops.shape(x1)[:-1], mask.shape[-1])
-        mask = ops.broadcast_to(ops.cast(mask, x1.dtype), shape)
-        return ops.concatenate([x1, mask], axis=-1)
+    def conditioner_input(self, x1, *features):
+        """x1 and further features as a network sees them; x1's mask, if any, is the last."""
+        inputs, masks = [x1, *features], self.partition.masks()
+        if masks is not None:
+            mask, _ = self._in_turn(*masks)
+            shape = (*ops.shape(x1)[:-1], mask.shape[-1])
+            inputs.append(ops.broadcast_to(ops.cast(mask, x1.dtype), shape))
+        return ops.concatenate(inputs, axis=-1) if len(inputs) > 1 else x1
 
     def where_kept(self, x):
         """x, shaped like x1, with zeros where nothing is x1's."""

@@ -2,7 +2,7 @@ import keras
 import tensorflow as tf
 
 from keras_flows import adaptation
-from keras_flows.bijection import constant_log_det
+from keras_flows.bijection import add_gradients, constant_log_det
 from keras_flows.layers.scan import scan
 from keras_flows.layers.stacked import Stacked
 from keras_flows.precomputation import Precomputes, leaves_of, supply
@@ -19,8 +19,8 @@ class Repeat(Precomputes, Stacked):
     step on slices of the stacks: the graph, and the time to trace it, do not grow with the depth.
     With `reversible=True` nor does the memory of the gradient, in training: it rebuilds what each
     step was given by inverting it (Gomez et al. 2017, arXiv:1707.04585), for one more evaluation of
-    each coupling's network. The weights are the same in both. With `training=False`, with a
-    floating-point `condition`, and eagerly, where steps run one by one, the gradient remembers.
+    each coupling's network. The weights are the same in both. With `training=False`,
+    and eagerly, where steps run one by one, the gradient remembers.
 
     `get_steps` gives single steps to look at, `set_steps` takes them.
 
@@ -83,7 +83,7 @@ class Repeat(Precomputes, Stacked):
             changing = range(len(self._stacks))
         if self._is_unrolled(training):
             y, log_det, changed = self._run(x, condition, training, changing, unroll=True)
-        elif self.reversible and training and not _is_floating(condition):
+        elif self.reversible and training:
             y, log_det, changed = self._run_reversibly(x, condition, training, changing)
         else:
             y, log_det, changed = self._run(x, condition, training, changing)
@@ -129,48 +129,56 @@ class Repeat(Precomputes, Stacked):
 
     def _run_reversibly(self, x, condition, training, changing):
         values, inverses = self.precomputed(inverse=False)
-        structure = [self.stacks(self._read_in_loop), values]
+        conditions = [] if condition is None else [tf.convert_to_tensor(condition)]
+        structure = [[self.stacks(self._read_in_loop), values], conditions]
 
         @tf.custom_gradient
-        def run(x, *sources):
-            packed = tf.nest.pack_sequence_as(structure, sources)
-            z, total, changed = self._run(x, condition, training, changing, packed)
+        def run(x, *flat):
+            sources, conditions = tf.nest.pack_sequence_as(structure, flat)
+            (condition,) = conditions or [None]
+            z, total, changed = self._run(x, condition, training, changing, sources)
 
             def gradient(dz, dtotal, *_):
-                return self._run_backward(z, dz, dtotal, packed, inverses, condition, training)
+                return self._run_backward(z, dz, dtotal, sources, inverses, conditions, training)
 
             return (z, total, *changed), gradient
 
         z, total, *changed = run(x, *tf.nest.flatten(structure))
         return z, total, changed
 
-    def _run_backward(self, z, dz, dlog_det, sources, inverses, condition, training):
-        """From the last step to the first: rebuilds what each was given, and differentiates it."""
+    def _run_backward(self, z, dz, dlog_det, sources, inverses, conditions, training):
+        """From the last step to the first: rebuilds what each was given, and differentiates it.
+
+        All steps read the condition, if there is one: its gradient is the sum of theirs.
+        """
         leaves = self._leaves()
+        (condition,) = conditions or [None]
+        shared = _floating(conditions)
 
         def body(state, slices):
-            (z, dz), ((weights, values), inverse) = state, slices
-            watched = [v for v in tf.nest.flatten([weights, values]) if v.dtype.is_floating]
+            (z, dz, dshared), ((weights, values), inverse) = state, slices
+            read = [*shared, *_floating([weights, values])]
             with (
                 self.holding(weights),
                 supply(leaves, values, inverse=False),
                 supply(_directed(leaves), inverse, inverse=True),
             ):
-                x, dx, gradients = self.step.backward(z, dz, dlog_det, watched, condition, training)
-            return (x, dx), gradients
+                x, dx, gradients = self.step.backward(z, dz, dlog_det, read, condition, training)
+            sums = [add_gradients(*pair) for pair in zip(dshared, gradients, strict=False)]
+            return (x, dx, sums), gradients[len(shared) :]
 
-        flat = tf.nest.flatten(sources)
-        (_, dx), gradients = scan(
+        (_, dx, dshared), gradients = scan(
             body,
-            (z, dz),
+            (z, dz, [tf.zeros_like(tensor) for tensor in shared]),
             [sources, inverses],
             self.depth,
             reverse=True,
-            outputs=[source for source in flat if source.dtype.is_floating],
+            outputs=_floating(sources),
             parallel=self._parallel,
         )
-        gradients = iter(gradients)
-        return dx, *(next(gradients) if source.dtype.is_floating else None for source in flat)
+        gradients = iter([*gradients, *dshared])
+        flat = tf.nest.flatten([sources, conditions])
+        return dx, *(next(gradients) if tensor.dtype.is_floating else None for tensor in flat)
 
     def _leaves(self):
         return leaves_of(self.step)
@@ -192,6 +200,5 @@ def _directed(leaves):
     return [leaf for leaf in leaves if leaf.directed]
 
 
-def _is_floating(condition):
-    """Whether there may be a gradient in it, which needs what each step was given."""
-    return condition is not None and tf.convert_to_tensor(condition).dtype.is_floating
+def _floating(tensors):
+    return [tensor for tensor in tf.nest.flatten(tensors) if tensor.dtype.is_floating]

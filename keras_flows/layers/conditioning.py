@@ -1,0 +1,60 @@
+"""A condition as further channels of what a coupling's network sees."""
+
+import tensorflow as tf
+from keras import ops
+
+from keras_flows.arguments import require
+
+
+class Conditioning:
+    """Spreads conditions of `shape`, that of one example, over inputs of a shape that `build` gets.
+
+    (n,): floats (batch, n), or integers (batch,) in 0 .. n - 1, as one-hot; alike at all places.
+    (height, width, n): floats, pooled by means to the height and width of an image.
+
+    Raises:
+        ValueError: for another shape, or, in `build`, one that cannot be pooled to the input's.
+    """
+
+    def __init__(self, shape):
+        sizes = tuple(shape) if hasattr(shape, "__iter__") else ()
+        require(
+            len(sizes) in (1, 3) and all(isinstance(size, int) and size >= 1 for size in sizes),
+            "Argument `condition_shape` must be (n,) or (height, width, n), without the batch",
+            condition_shape=shape,
+        )
+        self.shape = sizes
+        self.channels = sizes[-1]
+
+    def build(self, input_shape):
+        self._space = tuple(input_shape[1:-1])
+        require(
+            len(self.shape) == 1
+            or len(self._space) == 2
+            and all(size % to == 0 for size, to in zip(self.shape[:2], self._space, strict=True)),
+            "Argument `condition_shape` with height and width is for images whose height and width "
+            "divide them",
+            condition_shape=self.shape,
+            input_shape=tuple(input_shape),
+        )
+
+    def spread(self, condition, x):
+        """(batch, ..., channels) of the condition, with the axes of x but the last."""
+        if condition is None:
+            raise ValueError(
+                f"A layer with condition_shape={self.shape} needs `condition`. Received: None"
+            )
+        condition = tf.convert_to_tensor(condition)
+        if condition.dtype.is_integer and condition.shape.rank == 1 and len(self.shape) == 1:
+            condition = tf.one_hot(condition, self.channels)
+        condition = ops.cast(condition, x.dtype)
+        require(
+            condition.shape[1:] == self.shape,
+            f"A condition must have shape (batch, {', '.join(map(str, self.shape))})",
+            condition=tuple(condition.shape),
+        )
+        if len(self.shape) == 3:
+            size = [pooled // to for pooled, to in zip(self.shape, self._space, strict=False)]
+            return tf.nn.avg_pool2d(condition, size, size, "VALID") if size != [1, 1] else condition
+        condition = ops.reshape(condition, (-1, *(1,) * len(self._space), self.channels))
+        return ops.broadcast_to(condition, (*ops.shape(x)[:-1], self.channels))
