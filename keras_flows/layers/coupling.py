@@ -181,6 +181,8 @@ class Coupling(Bijection):
     def _make_output_layer(self, units, is_image):
         """A layer that is zero at the start, so that the coupling starts near the identity."""
         policy = self.dtype_policy if self.network is None else self.network.dtype_policy
+        if policy.quantization_mode is not None:  # which is the network's own
+            policy = policy.get_config()["source_name"]
         options = {"dtype": policy, "name": "output_layer"}
         if is_image:
             return ScaledConv2D(units, 3, **options)
