@@ -9,6 +9,7 @@ from conftest import perturb
 from keras import ops
 
 from keras_flows import Bijection, Flow, check_bijection, layers, networks
+from keras_flows.bijection import constant_log_det
 from keras_flows.layers.coupling import Coupling
 
 # As many examples as dimensions: a sum over the wrong axis has the right shape.
@@ -310,6 +311,26 @@ def test_check_bijection_takes_a_condition_and_frozen_layers():
     with pytest.raises(AssertionError, match="needs the labels"):
         check_bijection(layer, X)
     check_bijection(layer.layers[0], X[:4], LABELS)
+
+
+class Constrained(Bijection):
+    """z = x exp(sqrt(rate)): not a number where the rate is negative."""
+
+    def build(self, input_shape):
+        options = {"initializer": "zeros", "constraint": "non_neg"}
+        self.rate = self.add_weight(name="rate", shape=input_shape[1:], **options)
+
+    def forward_and_log_det(self, x, condition=None, training=False):
+        log_scale = ops.sqrt(self.rate)
+        return x * ops.exp(log_scale), constant_log_det(ops.sum(log_scale), x)
+
+    def inverse_and_log_det(self, z, condition=None, training=False):
+        log_scale = ops.sqrt(self.rate)
+        return z * ops.exp(-log_scale), constant_log_det(-ops.sum(log_scale), z)
+
+
+def test_check_bijection_keeps_constraints():
+    check_bijection(Constrained(), X)
 
 
 def test_arguments_of_check_bijection():
