@@ -67,7 +67,7 @@ def test_fit_checks_validation_data_before_it_trains():
     for weight, value in zip(model.weights, before, strict=True):
         np.testing.assert_array_equal(weight, value)
     model.fit(OTHER, validation_data=(OTHER, None), verbose=0)  # nothing was learned of the others
-    assert model.data_spec.columns == ("b", "a", "c")
+    assert model.data_spec.columns == ["b", "a", "c"]
 
 
 @pytest.mark.parametrize(
