@@ -10,7 +10,7 @@ from keras import ops
 from keras_flows import Bijection, layers
 from keras_flows.bijection import sum_over_event
 from keras_flows.layers.coupling import Coupling
-from keras_flows.networks import MLP, ConvNet, ResNet, WeightNormConv2D
+from keras_flows.networks import MLP, ConvNet, ResidualMLP, ResNet, WeightNormConv2D
 
 BATCH = 4
 LABELS = np.array([0, 2, 1, 2])  # one for each of a batch
@@ -269,6 +269,18 @@ CASES = {
     "sinh_checkerboard": (
         lambda: SinhCoupling(MLP(6), partition="checkerboard", swap=True),
         IMAGE,
+        None,
+    ),
+    "spline_checkerboard": (  # some elements are outside of the bounds
+        lambda: layers.SplineCoupling(MLP(6), bins=3, tail_bound=0.5, partition="checkerboard"),
+        IMAGE,
+        None,
+    ),
+    "spline_even_odd_swap": (
+        lambda: layers.SplineCoupling(
+            ResidualMLP(6, 1, dropout=0.5), partition="even_odd", swap=True
+        ),
+        VECTOR,
         None,
     ),
     "squeeze": (layers.Squeeze, (4, 2, 3), None),

@@ -171,9 +171,14 @@ def test_multi_scale_factors_out_the_second_half_first():
     np.testing.assert_array_equal(layer(x), [[4, 5, 6, 7, 20, 30, 0, 100]])
 
 
-@pytest.mark.parametrize("name", ["ActNorm", "DiagonalScaling", "LearnedPrior", "AffineCoupling"])
+@pytest.mark.parametrize(
+    "name", ["ActNorm", "DiagonalScaling", "LearnedPrior", "AffineCoupling", "SplineCoupling"]
+)
 def test_identity_at_the_start(name):
-    arguments = {"AffineCoupling": {"network": networks.ConvNet(4), "scale": "exp"}}
+    arguments = {
+        "AffineCoupling": {"network": networks.ConvNet(4), "scale": "exp"},
+        "SplineCoupling": {"network": networks.ConvNet(4)},
+    }
     layer, x = getattr(layers, name)(**arguments.get(name, {})), random(3, 2, 4, 3)
     close(layer(x), x)
     close(layer.forward_log_det_jacobian(x), np.zeros(3))
@@ -264,6 +269,40 @@ def test_assign_matrix():
     z, log_det = layer.forward_and_log_det(x)
     close(z, x @ matrix)
     close(log_det, np.full(2, 6 * np.linalg.slogdet(matrix).logabsdet))
+
+
+# Networks.
+
+
+def test_residual_mlp():
+    layer, x = networks.ResidualMLP(4, 2), random(3, 5)
+    layer.build(x.shape)
+    randomize(layer)
+    h = x @ layer.weights[0] + layer.weights[1]
+    for i in (2, 6):
+        first, first_bias, last, last_bias = layer.weights[i : i + 4]
+        inner = np.maximum(np.maximum(h, 0) @ first + first_bias, 0)
+        h = h + inner @ last + last_bias
+    close(layer(x, training=True), h)
+
+
+def test_residual_mlps_blocks_start_near_zero():
+    layer, x = networks.ResidualMLP(8), random(3, 5)
+    np.testing.assert_allclose(layer(x), x @ layer.weights[0], atol=0.1)
+    lasts = [layer.weights[i] for i in (4, 8)]
+    assert np.abs(lasts).max() < 1e-3 and not np.allclose(*lasts, atol=1e-5)
+
+
+def test_dropout_of_inner_units_in_training():
+    layer, x = networks.ResidualMLP(6, 1, dropout=0.25), np.ones((4000, 2), "float32")
+    layer.build(x.shape)
+    layer.set_weights([np.eye(*w.shape) if w.ndim == 2 else w for w in layer.get_weights()])
+    close(layer(x), np.tile([2, 2, 0, 0, 0, 0], (4000, 1)))
+    first, second = (layer(x, training=True).numpy()[:, :2] for _ in range(2))
+    assert np.mean(first != second) > 0.3  # drawn anew
+    for outputs in (first, second):
+        close(np.unique(outputs), [1, 1 + 1 / 0.75])
+        np.testing.assert_allclose(np.mean(outputs == 1, axis=0), 0.25, atol=0.03)
 
 
 # Convolutions and the ResNet.
@@ -392,6 +431,8 @@ def test_res_net_takes_the_input_and_its_negative(masked, monkeypatch):
         (lambda: layers.AffineCoupling(None, partition=3), ValueError, "partition=3"),
         (lambda: networks.MLP(0), ValueError, "width=0"),
         (lambda: networks.ConvNet(2.5), ValueError, "width=2.5"),
+        (lambda: networks.ResidualMLP(4, 0), ValueError, "num_blocks=0"),
+        (lambda: networks.ResidualMLP(4, dropout=1), ValueError, "dropout=1"),
         (lambda: networks.ResNet(4, 0), ValueError, "num_blocks=0"),
     ],
 )

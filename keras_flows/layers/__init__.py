@@ -15,6 +15,7 @@ from keras_flows.layers.partition import Partition
 from keras_flows.layers.permute import Permute
 from keras_flows.layers.repeat import Repeat
 from keras_flows.layers.rescale import Rescale
+from keras_flows.layers.spline_coupling import SplineCoupling
 from keras_flows.layers.squeeze import Squeeze
 from keras_flows.networks.scaled_conv2d import ScaledConv2D
 
@@ -35,5 +36,6 @@ __all__ = [
     "Repeat",
     "Rescale",
     "ScaledConv2D",
+    "SplineCoupling",
     "Squeeze",
 ]
