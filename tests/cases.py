@@ -286,5 +286,7 @@ CASES = {
     "squeeze": (layers.Squeeze, (4, 2, 3), None),
     "squeeze_cell": (lambda: layers.Squeeze(order="cell"), (2, 4, 3), None),
     "squeeze_by_3": (lambda: layers.Squeeze(3), (6, 3, 2), None),
+    "standardize": (layers.Standardize, VECTOR, None),
+    "standardize_image": (layers.Standardize, IMAGE, None),
     "user": (UserBijection, VECTOR, None),
 }

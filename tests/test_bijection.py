@@ -357,9 +357,10 @@ def test_training_reaches_a_couplings_network():
 # adapt.
 
 
+@pytest.mark.parametrize("make", [layers.ActNorm, layers.Standardize])
 @pytest.mark.parametrize("shape", [(5,), (4, 4, 3)])
-def test_adapt_gives_zero_mean_and_unit_variance(shape):
-    layer, x = layers.ActNorm(), random(64, *shape, mean=3, std=2)
+def test_adapt_gives_zero_mean_and_unit_variance(shape, make):
+    layer, x = make(), random(64, *shape, mean=3, std=2)
     close(layer(x), x)  # the identity
     layer.adapt(x)
     axes = tuple(range(x.ndim - 1))

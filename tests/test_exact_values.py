@@ -144,6 +144,23 @@ def test_permute():
     np.testing.assert_array_equal(layers.Permute()(np.array([[5, 6, 7]])), [[7, 6, 5]])
 
 
+@pytest.mark.parametrize("space", [(), (2, 3)])
+def test_standardize(space):
+    """A constant channel, and one whose variance float32 cannot hold, keep their scale."""
+    layer, x = layers.Standardize(), 100 + 3 * random(50, *space, 4)
+    x[..., 2:] = 0.1, 0
+    x[0, ..., 3] = 1e-30
+    layer.adapt(x)
+    axes = tuple(range(x.ndim - 1))
+    mean, deviation = x.mean(axes, dtype="float64"), x.std(axes, dtype="float64")
+    deviation[2:] = 1
+    y = x + random(*x.shape)
+    np.testing.assert_allclose(layer(y), (y - mean) / deviation, atol=1e-4)
+    log_det = -np.prod(space) * np.log(deviation).sum()
+    close(layer.forward_log_det_jacobian(y), np.full(50, log_det))
+    assert not layer.trainable_weights
+
+
 def test_rescale():
     layer, x = layers.Rescale(1 / 4, -0.5), random(3, 2, 2, 1)
     close(layer(x), x / 4 - 0.5)
@@ -172,7 +189,11 @@ def test_multi_scale_factors_out_the_second_half_first():
 
 
 @pytest.mark.parametrize(
-    "name", ["ActNorm", "DiagonalScaling", "LearnedPrior", "AffineCoupling", "SplineCoupling"]
+    "name",
+    [
+        *("ActNorm", "DiagonalScaling", "LearnedPrior", "Standardize"),
+        *("AffineCoupling", "SplineCoupling"),
+    ],
 )
 def test_identity_at_the_start(name):
     arguments = {

@@ -17,6 +17,7 @@ from keras_flows.layers.repeat import Repeat
 from keras_flows.layers.rescale import Rescale
 from keras_flows.layers.spline_coupling import SplineCoupling
 from keras_flows.layers.squeeze import Squeeze
+from keras_flows.layers.standardize import Standardize
 from keras_flows.networks.scaled_conv2d import ScaledConv2D
 
 __all__ = [
@@ -38,4 +39,5 @@ __all__ = [
     "ScaledConv2D",
     "SplineCoupling",
     "Squeeze",
+    "Standardize",
 ]
