@@ -216,6 +216,11 @@ CASES = {
     "learned_prior_image": (layers.LearnedPrior, IMAGE, None),
     "learned_prior_of_classes": (lambda: layers.LearnedPrior(num_classes=3), VECTOR, LABELS),
     "logit": (layers.Logit, VECTOR, None),
+    "logit_bounds": (
+        lambda: layers.Logit(low=[0, None, -3, 0.1, -9], high=[1, None, 0.9, 1, 9]),
+        VECTOR,
+        None,
+    ),
     "logit_open": (lambda: layers.Logit(0.0), IMAGE, None),
     "multi_scale": (
         lambda: layers.MultiScale(

@@ -177,6 +177,60 @@ def test_logit():
     assert np.isfinite(layer.inverse_log_det_jacobian(far)).all()
 
 
+BOUNDS = {"low": [-1, None, 0], "high": [3, None, 100]}
+
+
+@pytest.mark.parametrize("tokens", [(), (2,)])
+def test_logit_between_bounds(tokens):
+    layer, x = layers.Logit(**BOUNDS), np.array([[0.0, -7.0, 25.0], [2.9, 8.0, 99.0]], "float32")
+    x = np.broadcast_to(x.reshape(2, *[1 for _ in tokens], 3), (2, *tokens, 3))
+    z = np.stack([np.log((x[..., 0] + 1) / (3 - x[..., 0])), x[..., 1]], axis=-1)
+    close(layer(x)[..., :2], z)
+    close(layer(x)[..., 2], np.log(x[..., 2] / (100 - x[..., 2])))
+    slope = 1 / (x[..., 0] + 1) + 1 / (3 - x[..., 0])
+    slope = slope * (1 / x[..., 2] + 1 / (100 - x[..., 2]))
+    log_det = np.log(slope).reshape(2, -1).sum(axis=1)
+    close(layer.forward_log_det_jacobian(x), log_det)
+    close(layer.inverse(layer(x)), x)
+
+
+def test_logit_keeps_a_millionth_from_its_bounds():
+    layer, end = layers.Logit(**BOUNDS), np.log(1e6)
+    x = tf.constant(
+        [[-1, 0, 100], [-np.inf, -np.inf, 101], [0, np.nan, np.nan], [1, 1, 4e-6]], "float32"
+    )
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        z, log_det = layer.forward_and_log_det(x)
+        total = tf.reduce_sum(z[:2]) + tf.reduce_sum(log_det[:2])
+    middle = np.log(1 / 3)
+    wanted = [[-end, 0, end], [-end, -np.inf, end], [middle, np.nan, np.nan], [0, 1, -end]]
+    np.testing.assert_allclose(z, wanted, rtol=1e-3)
+    np.testing.assert_allclose(log_det[:2], np.full(2, 2 * end - np.log(4 * 100)), rtol=1e-3)
+    assert np.isnan(log_det[2]) and np.isfinite(tape.gradient(total, x)[:2]).all()
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 1), (-1, 0), (1000, 1001), (-1e30, 1e-30)])
+def test_samples_fall_inside_of_bounds(low, high):
+    layer = layers.Logit(low=low, high=high)
+    layer.build((None, 1))
+    z = np.concatenate([np.linspace(-20, 20, 401), [-1e30, 1e30, -np.inf, np.inf]])
+    x = layer.inverse(z[:, None]).numpy()
+    assert np.all((np.float32(low) < x) & (x < np.float32(high)))
+    assert np.all(np.diff(x[:401], axis=0) >= 0)
+
+
+def test_logit_is_exact_near_its_bounds():
+    x = -np.array([[1e-4, 2e-5, 3e-6]], "float32")
+    layer = layers.Logit(low=-1, high=0)
+    layer.build(x.shape)
+    z, log_det = layer.forward_and_log_det(x)
+    exact = x.astype("float64")
+    np.testing.assert_allclose(z, np.log1p(exact) - np.log(-exact), rtol=1e-6)
+    np.testing.assert_allclose(log_det, -np.sum(np.log1p(exact) + np.log(-exact)), rtol=1e-6)
+    np.testing.assert_allclose(layer.inverse(z), x, rtol=1e-5)
+
+
 def test_chain_applies_in_the_order_of_the_list():
     x = random(3, 2)
     close(layers.Chain([layers.Rescale(2.0), layers.Rescale(1.0, 5.0)])(x), 2 * x + 5)
@@ -443,6 +497,14 @@ def test_res_net_takes_the_input_and_its_negative(masked, monkeypatch):
         (lambda: layers.Chain([keras.layers.Dense(3)]), TypeError, "layers"),
         (lambda: layers.MultiScale([]), TypeError, "levels"),
         (lambda: layers.Logit(0.5), ValueError, "alpha=0.5"),
+        (lambda: layers.Logit(0.1, low=0, high=1), ValueError, "alpha=0.1"),
+        (lambda: layers.Logit(low=0), ValueError, "logarithm.* high=None"),
+        (lambda: layers.Logit(low=[0, None], high=1), ValueError, r"logarithm.*\[0.0, None\]"),
+        (lambda: layers.Logit(low=[0, 0], high=[1, 1, 1]), ValueError, "as many"),
+        (lambda: layers.Logit(low=1, high=1), ValueError, "`low` below `high`"),
+        (lambda: layers.Logit(low=[0, 2], high=[1, 1]), ValueError, r"low=\[0.0, 2.0\]"),
+        (lambda: layers.Logit(low=0, high=np.inf), ValueError, "finite"),
+        (lambda: layers.Logit(low="a", high=1), ValueError, "`low` must be a number"),
         (lambda: layers.Permute([1, 1]), ValueError, r"permutation=\[1, 1\]"),
         (lambda: layers.Rescale(0), ValueError, "scale=0"),
         (lambda: layers.Squeeze(order="row"), ValueError, "order='row'"),
@@ -465,6 +527,7 @@ def test_refused_arguments(make, error, words):
 @pytest.mark.parametrize(
     ("layer", "shape", "words"),
     [
+        (lambda: layers.Logit(low=0, high=[1, 2]), (3,), "each of 3 features"),
         (lambda: layers.Squeeze(), (3, 4, 1), "even height and width"),
         (lambda: layers.Squeeze(), (4,), "images"),
         (lambda: layers.Squeeze(3), (6, 4, 1), "height and width that 3 divides"),
