@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 
 from keras_flows import layers, networks
+from keras_flows.layers.spline_coupling import _Bin, _solve
 
 BINS, BOUND = 5, 2.0
 DIRECTIONS = ("transform", "inverse_transform")
@@ -90,6 +91,29 @@ def test_float32_round_trip(scale):
     assert steep.mean() > 0.2
     if scale < 20:
         np.testing.assert_allclose(inverse_log_slope, -log_slope, atol=1e-3)
+
+
+def test_the_inverse_does_not_cancel_in_bins_as_steep_as_can_be():
+    """Nor is its root that of zero, which has no gradient; up to 1, from either corner."""
+    rng, size = np.random.default_rng(0), 20000
+    slope, left, right = 10.0 ** rng.uniform([[-3], [-3], [-3]], [[3], [1], [1]], (3, size))
+    up = 1 - rng.integers(0, 200, size) * 2.0**-24
+    up[::2] = rng.random(size // 2)
+
+    def solve(dtype):
+        ups, height, *slopes = (tf.constant(v.astype("float32"), dtype) for v in values)
+        ones, zeros = tf.ones_like(height), tf.zeros_like(height)
+        with tf.GradientTape() as tape:
+            tape.watch(slopes)
+            across = _solve(ups, _Bin(zeros, ones, zeros, height, *slopes))
+        return across, tape.gradient(across, slopes)
+
+    values = (up, slope, left, right)
+    across, gradients = solve("float32")
+    assert np.isfinite(gradients).all()
+    assert np.max(across) < 1 + 1e-6 and np.min(across) >= 0
+    difference = np.abs(across.numpy() - solve("float64")[0].numpy())
+    assert np.quantile(difference, 0.999) < 2e-6
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
