@@ -36,11 +36,8 @@ class Logit(Bijection):
         ValueError: for an `alpha` that is not in its range, or is given with bounds; for bounds
             that are not finite, not in order, on one side only, or not as many as the features.
 
-    Example, of whose three features the second has no bounds:
-
-    ```python
-    layers.Logit(low=[0, None, -1], high=[1, None, 1])
-    ```
+    Example: `layers.Logit(low=[0, None, -1], high=[1, None, 1])`, of three features, of which the
+    second has no bounds.
     """
 
     def __init__(self, alpha=None, *, low=None, high=None, **kwargs):
