@@ -41,7 +41,7 @@ def normalize_channels(bias, log_scale, x):
 
 
 def mean_and_deviation(x):
-    """Of each channel (last axis); 1 is the deviation of one that does not vary.
+    """Of each channel (last axis); 1 is the deviation of one that does not vary, or has no square.
 
     Nothing tells its scale: were it multiplied by the inverse of a floor under the deviation, the
     first example that differs would be a million deviations away.
@@ -49,4 +49,5 @@ def mean_and_deviation(x):
     mean, variance = distribute.channel_moments(x)
     axes = list(range(len(x.shape) - 1))
     varying = ops.cast(ops.max(x, axis=axes) > ops.min(x, axis=axes), x.dtype)
-    return mean, ops.where(distribute.global_sum(varying) > 0, ops.sqrt(variance), 1)
+    varying = (distribute.global_sum(varying) > 0) & (variance > 0)
+    return mean, ops.where(varying, ops.sqrt(variance), 1)

@@ -10,7 +10,7 @@ from keras import ops
 from keras_flows import Bijection, layers
 from keras_flows.bijection import sum_over_event
 from keras_flows.layers.coupling import Coupling
-from keras_flows.networks import MLP, ConvNet, ResNet, WeightNormConv2D
+from keras_flows.networks import MLP, ConvNet, ResidualMLP, ResNet, WeightNormConv2D
 
 BATCH = 4
 LABELS = np.array([0, 2, 1, 2])  # one for each of a batch
@@ -235,6 +235,11 @@ CASES = {
     "learned_prior_image": (layers.LearnedPrior, IMAGE, None),
     "learned_prior_of_classes": (lambda: layers.LearnedPrior(num_classes=3), VECTOR, LABELS),
     "logit": (layers.Logit, VECTOR, None),
+    "logit_bounds": (
+        lambda: layers.Logit(low=[0, None, -3, 0.1, -9], high=[1, None, 0.9, 1, 9]),
+        VECTOR,
+        None,
+    ),
     "logit_open": (lambda: layers.Logit(0.0), IMAGE, None),
     "multi_scale": (
         lambda: layers.MultiScale(
@@ -299,8 +304,22 @@ CASES = {
         IMAGE,
         None,
     ),
+    "spline_checkerboard": (  # some elements are outside of the bounds
+        lambda: layers.SplineCoupling(MLP(6), bins=3, tail_bound=0.5, partition="checkerboard"),
+        IMAGE,
+        None,
+    ),
+    "spline_even_odd_swap": (
+        lambda: layers.SplineCoupling(
+            ResidualMLP(6, 1, dropout=0.5), partition="even_odd", swap=True
+        ),
+        VECTOR,
+        None,
+    ),
     "squeeze": (layers.Squeeze, (4, 2, 3), None),
     "squeeze_cell": (lambda: layers.Squeeze(order="cell"), (2, 4, 3), None),
     "squeeze_by_3": (lambda: layers.Squeeze(3), (6, 3, 2), None),
+    "standardize": (layers.Standardize, VECTOR, None),
+    "standardize_image": (layers.Standardize, IMAGE, None),
     "user": (UserBijection, VECTOR, None),
 }

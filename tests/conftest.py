@@ -23,14 +23,14 @@ if sys.dont_write_bytecode:
 def perturb(layer, scale=0.1, seed=0):
     """Adds noise to the weights of a layer or a model: fresh ones are too near the identity.
 
-    To running statistics, too, of which variances stay positive; not to what is fixed.
+    To statistics, too, of which variances and deviations stay positive; not to what is fixed.
     """
     rng = np.random.default_rng(seed)
     for weight in layer.weights:
         noise = rng.normal(scale=scale, size=weight.shape)
-        if weight.name.endswith("moving_variance"):
+        if weight.name.endswith(("moving_variance", "deviation")):
             weight.assign(weight * np.exp(noise))
-        elif weight.trainable or weight.name.endswith("moving_mean"):
+        elif weight.trainable or weight.name.endswith("mean"):
             weight.assign_add(noise)
 
 

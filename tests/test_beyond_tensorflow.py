@@ -14,7 +14,7 @@ import tensorflow as tf
 import tf2onnx.convert
 from conftest import perturb
 
-from keras_flows import threefry, zoo
+from keras_flows import Flow, layers, networks, threefry, zoo
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (3, 8, 8, 1), dtype="uint8")
@@ -23,8 +23,18 @@ MODELS = {
     "glow": lambda: zoo.Glow((8, 8, 1), levels=1, depth=2, width=4, num_classes=2),
     "real_nvp": lambda: zoo.RealNVP((8, 8, 1), levels=2, depth=2, width=4, num_blocks=1),
     "nice": lambda: zoo.NICE((8, 8, 1), depth=4, width=4, num_hidden=1),
+    "spline": lambda: Flow(layers.Chain(spline_layers()), (8, 8, 1)),
 }
 SIGNATURES = ("serving_default", "decode", "encode", "log_prob", "sample")
+
+
+def spline_layers():
+    def coupling(partition):
+        return layers.SplineCoupling(networks.ConvNet(4), partition=partition)
+
+    step = layers.Chain([coupling("half"), coupling("checkerboard")])
+    first = [layers.Rescale(1 / 64, -2), layers.Squeeze(), layers.ActNorm()]
+    return [*first, layers.Repeat(step, 2), layers.Flatten()]
 
 
 def cases(*for_each_push):

@@ -67,6 +67,7 @@ def standard_normal(size):
 SUITE = {type(make()): name for name, (make, _, condition) in CASES.items() if condition is None}
 NETWORKS = {
     "mlp": (lambda: networks.MLP(4), VECTOR),
+    "residual_mlp": (lambda: networks.ResidualMLP(4, dropout=0.5), VECTOR),
     "conv_net": (lambda: networks.ConvNet(4), IMAGE),
     "res_net": (lambda: networks.ResNet(4, 1, masked=True), IMAGE),
     "weight_norm_conv": (lambda: networks.WeightNormConv2D(4, 3), IMAGE),
@@ -356,9 +357,10 @@ def test_training_reaches_a_couplings_network():
 # adapt.
 
 
+@pytest.mark.parametrize("make", [layers.ActNorm, layers.Standardize])
 @pytest.mark.parametrize("shape", [(5,), (4, 4, 3)])
-def test_adapt_gives_zero_mean_and_unit_variance(shape):
-    layer, x = layers.ActNorm(), random(64, *shape, mean=3, std=2)
+def test_adapt_gives_zero_mean_and_unit_variance(shape, make):
+    layer, x = make(), random(64, *shape, mean=3, std=2)
     close(layer(x), x)  # the identity
     layer.adapt(x)
     axes = tuple(range(x.ndim - 1))

@@ -144,6 +144,23 @@ def test_permute():
     np.testing.assert_array_equal(layers.Permute()(np.array([[5, 6, 7]])), [[7, 6, 5]])
 
 
+@pytest.mark.parametrize("space", [(), (2, 3)])
+def test_standardize(space):
+    """A constant channel, and one whose variance float32 cannot hold, keep their scale."""
+    layer, x = layers.Standardize(), 100 + 3 * random(50, *space, 4)
+    x[..., 2:] = 0.1, 0
+    x[0, ..., 3] = 1e-30
+    layer.adapt(x)
+    axes = tuple(range(x.ndim - 1))
+    mean, deviation = x.mean(axes, dtype="float64"), x.std(axes, dtype="float64")
+    deviation[2:] = 1
+    y = x + random(*x.shape)
+    np.testing.assert_allclose(layer(y), (y - mean) / deviation, atol=1e-4)
+    log_det = -np.prod(space) * np.log(deviation).sum()
+    close(layer.forward_log_det_jacobian(y), np.full(50, log_det))
+    assert not layer.trainable_weights
+
+
 def test_rescale():
     layer, x = layers.Rescale(1 / 4, -0.5), random(3, 2, 2, 1)
     close(layer(x), x / 4 - 0.5)
@@ -160,6 +177,60 @@ def test_logit():
     assert np.isfinite(layer.inverse_log_det_jacobian(far)).all()
 
 
+BOUNDS = {"low": [-1, None, 0], "high": [3, None, 100]}
+
+
+@pytest.mark.parametrize("tokens", [(), (2,)])
+def test_logit_between_bounds(tokens):
+    layer, x = layers.Logit(**BOUNDS), np.array([[0.0, -7.0, 25.0], [2.9, 8.0, 99.0]], "float32")
+    x = np.broadcast_to(x.reshape(2, *[1 for _ in tokens], 3), (2, *tokens, 3))
+    z = np.stack([np.log((x[..., 0] + 1) / (3 - x[..., 0])), x[..., 1]], axis=-1)
+    close(layer(x)[..., :2], z)
+    close(layer(x)[..., 2], np.log(x[..., 2] / (100 - x[..., 2])))
+    slope = 1 / (x[..., 0] + 1) + 1 / (3 - x[..., 0])
+    slope = slope * (1 / x[..., 2] + 1 / (100 - x[..., 2]))
+    log_det = np.log(slope).reshape(2, -1).sum(axis=1)
+    close(layer.forward_log_det_jacobian(x), log_det)
+    close(layer.inverse(layer(x)), x)
+
+
+def test_logit_keeps_a_millionth_from_its_bounds():
+    layer, end = layers.Logit(**BOUNDS), np.log(1e6)
+    x = tf.constant(
+        [[-1, 0, 100], [-np.inf, -np.inf, 101], [0, np.nan, np.nan], [1, 1, 4e-6]], "float32"
+    )
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        z, log_det = layer.forward_and_log_det(x)
+        total = tf.reduce_sum(z[:2]) + tf.reduce_sum(log_det[:2])
+    middle = np.log(1 / 3)
+    wanted = [[-end, 0, end], [-end, -np.inf, end], [middle, np.nan, np.nan], [0, 1, -end]]
+    np.testing.assert_allclose(z, wanted, rtol=1e-3)
+    np.testing.assert_allclose(log_det[:2], np.full(2, 2 * end - np.log(4 * 100)), rtol=1e-3)
+    assert np.isnan(log_det[2]) and np.isfinite(tape.gradient(total, x)[:2]).all()
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 1), (-1, 0), (1000, 1001), (-1e30, 1e-30)])
+def test_samples_fall_inside_of_bounds(low, high):
+    layer = layers.Logit(low=low, high=high)
+    layer.build((None, 1))
+    z = np.concatenate([np.linspace(-20, 20, 401), [-1e30, 1e30, -np.inf, np.inf]])
+    x = layer.inverse(z[:, None]).numpy()
+    assert np.all((np.float32(low) < x) & (x < np.float32(high)))
+    assert np.all(np.diff(x[:401], axis=0) >= 0)
+
+
+def test_logit_is_exact_near_its_bounds():
+    x = -np.array([[1e-4, 2e-5, 3e-6]], "float32")
+    layer = layers.Logit(low=-1, high=0)
+    layer.build(x.shape)
+    z, log_det = layer.forward_and_log_det(x)
+    exact = x.astype("float64")
+    np.testing.assert_allclose(z, np.log1p(exact) - np.log(-exact), rtol=1e-6)
+    np.testing.assert_allclose(log_det, -np.sum(np.log1p(exact) + np.log(-exact)), rtol=1e-6)
+    np.testing.assert_allclose(layer.inverse(z), x, rtol=1e-5)
+
+
 def test_chain_applies_in_the_order_of_the_list():
     x = random(3, 2)
     close(layers.Chain([layers.Rescale(2.0), layers.Rescale(1.0, 5.0)])(x), 2 * x + 5)
@@ -171,9 +242,18 @@ def test_multi_scale_factors_out_the_second_half_first():
     np.testing.assert_array_equal(layer(x), [[4, 5, 6, 7, 20, 30, 0, 100]])
 
 
-@pytest.mark.parametrize("name", ["ActNorm", "DiagonalScaling", "LearnedPrior", "AffineCoupling"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("ActNorm", "DiagonalScaling", "LearnedPrior", "Standardize"),
+        *("AffineCoupling", "SplineCoupling"),
+    ],
+)
 def test_identity_at_the_start(name):
-    arguments = {"AffineCoupling": {"network": networks.ConvNet(4), "scale": "exp"}}
+    arguments = {
+        "AffineCoupling": {"network": networks.ConvNet(4), "scale": "exp"},
+        "SplineCoupling": {"network": networks.ConvNet(4)},
+    }
     layer, x = getattr(layers, name)(**arguments.get(name, {})), random(3, 2, 4, 3)
     close(layer(x), x)
     close(layer.forward_log_det_jacobian(x), np.zeros(3))
@@ -264,6 +344,40 @@ def test_assign_matrix():
     z, log_det = layer.forward_and_log_det(x)
     close(z, x @ matrix)
     close(log_det, np.full(2, 6 * np.linalg.slogdet(matrix).logabsdet))
+
+
+# Networks.
+
+
+def test_residual_mlp():
+    layer, x = networks.ResidualMLP(4, 2), random(3, 5)
+    layer.build(x.shape)
+    randomize(layer)
+    h = x @ layer.weights[0] + layer.weights[1]
+    for i in (2, 6):
+        first, first_bias, last, last_bias = layer.weights[i : i + 4]
+        inner = np.maximum(np.maximum(h, 0) @ first + first_bias, 0)
+        h = h + inner @ last + last_bias
+    close(layer(x, training=True), h)
+
+
+def test_residual_mlps_blocks_start_near_zero():
+    layer, x = networks.ResidualMLP(8), random(3, 5)
+    np.testing.assert_allclose(layer(x), x @ layer.weights[0], atol=0.1)
+    lasts = [layer.weights[i] for i in (4, 8)]
+    assert np.abs(lasts).max() < 1e-3 and not np.allclose(*lasts, atol=1e-5)
+
+
+def test_dropout_of_inner_units_in_training():
+    layer, x = networks.ResidualMLP(6, 1, dropout=0.25), np.ones((4000, 2), "float32")
+    layer.build(x.shape)
+    layer.set_weights([np.eye(*w.shape) if w.ndim == 2 else w for w in layer.get_weights()])
+    close(layer(x), np.tile([2, 2, 0, 0, 0, 0], (4000, 1)))
+    first, second = (layer(x, training=True).numpy()[:, :2] for _ in range(2))
+    assert np.mean(first != second) > 0.3  # drawn anew
+    for outputs in (first, second):
+        close(np.unique(outputs), [1, 1 + 1 / 0.75])
+        np.testing.assert_allclose(np.mean(outputs == 1, axis=0), 0.25, atol=0.03)
 
 
 # Convolutions and the ResNet.
@@ -383,6 +497,14 @@ def test_res_net_takes_the_input_and_its_negative(masked, monkeypatch):
         (lambda: layers.Chain([keras.layers.Dense(3)]), TypeError, "layers"),
         (lambda: layers.MultiScale([]), TypeError, "levels"),
         (lambda: layers.Logit(0.5), ValueError, "alpha=0.5"),
+        (lambda: layers.Logit(0.1, low=0, high=1), ValueError, "alpha=0.1"),
+        (lambda: layers.Logit(low=0), ValueError, "logarithm.* high=None"),
+        (lambda: layers.Logit(low=[0, None], high=1), ValueError, r"logarithm.*\[0.0, None\]"),
+        (lambda: layers.Logit(low=[0, 0], high=[1, 1, 1]), ValueError, "as many"),
+        (lambda: layers.Logit(low=1, high=1), ValueError, "`low` below `high`"),
+        (lambda: layers.Logit(low=[0, 2], high=[1, 1]), ValueError, r"low=\[0.0, 2.0\]"),
+        (lambda: layers.Logit(low=0, high=np.inf), ValueError, "finite"),
+        (lambda: layers.Logit(low="a", high=1), ValueError, "`low` must be a number"),
         (lambda: layers.Permute([1, 1]), ValueError, r"permutation=\[1, 1\]"),
         (lambda: layers.Rescale(0), ValueError, "scale=0"),
         (lambda: layers.Squeeze(order="row"), ValueError, "order='row'"),
@@ -392,6 +514,8 @@ def test_res_net_takes_the_input_and_its_negative(masked, monkeypatch):
         (lambda: layers.AffineCoupling(None, partition=3), ValueError, "partition=3"),
         (lambda: networks.MLP(0), ValueError, "width=0"),
         (lambda: networks.ConvNet(2.5), ValueError, "width=2.5"),
+        (lambda: networks.ResidualMLP(4, 0), ValueError, "num_blocks=0"),
+        (lambda: networks.ResidualMLP(4, dropout=1), ValueError, "dropout=1"),
         (lambda: networks.ResNet(4, 0), ValueError, "num_blocks=0"),
     ],
 )
@@ -403,6 +527,7 @@ def test_refused_arguments(make, error, words):
 @pytest.mark.parametrize(
     ("layer", "shape", "words"),
     [
+        (lambda: layers.Logit(low=0, high=[1, 2]), (3,), "each of 3 features"),
         (lambda: layers.Squeeze(), (3, 4, 1), "even height and width"),
         (lambda: layers.Squeeze(), (4,), "images"),
         (lambda: layers.Squeeze(3), (6, 4, 1), "height and width that 3 divides"),

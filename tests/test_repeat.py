@@ -83,6 +83,9 @@ STEPS = {
         # Without a bias, in which the gradient would be zero but for rounding.
         keras.Sequential([keras.layers.Dense(5, use_bias=False), keras.layers.BatchNormalization()])
     ),
+    "spline, dropout": lambda: layers.SplineCoupling(
+        networks.ResidualMLP(5, 1, dropout=0.5), bins=3
+    ),
     "act norm": layers.ActNorm,
     "scaling": layers.DiagonalScaling,
     "repeat": lambda: layers.Chain([layers.Repeat(glow_step(networks.MLP(5)), 2)]),
@@ -412,6 +415,20 @@ def test_moving_averages_are_those_of_single_steps():
             for value, desired in zip(actual.get_weights(), single.get_weights(), strict=True):
                 np.testing.assert_allclose(value, desired, rtol=1e-5, atol=1e-6)
         assert not np.allclose(chain.layers[1].get_weights()[-2], 0)
+
+
+def test_each_step_drops_other_units_at_each_call():
+    network = networks.ResidualMLP(5, 1, dropout=0.5)
+    repeat = make_repeat(layers.AdditiveCoupling(network), 3, (4,), scale=1.0)
+    chain = layers.Chain(repeat.get_steps())
+    run = tf.function(lambda x: repeat.forward_and_log_det(x, training=True)[0], autograph=False)
+    x = batch((4,))
+    first, second = run(x), run(x)
+    for z in (first, second):
+        np.testing.assert_allclose(chain.forward_and_log_det(x, training=True)[0], z, rtol=1e-5)
+    assert not np.allclose(first, second)
+    (states,) = (w.numpy() for w in repeat.weights if w.dtype == "int64")
+    assert len(set(states[:, 0])) == 3 and set(states[:, 1]) == {2}
 
 
 def test_frozen_steps_keep_their_moving_averages():

@@ -31,7 +31,8 @@ def train(make_dataset, *callbacks, initial_weights=0):
     keras.utils.set_random_seed(initial_weights)
     # It is adapted, and draws initial weights; it is no larger, as a step counts and not its cost.
     chain = [layers.Rescale(1 / 256), layers.ActNorm(), layers.Flatten()]
-    chain += [layers.AdditiveCoupling(networks.MLP(4, 1)), layers.DiagonalScaling()]
+    network = networks.ResidualMLP(4, 1, dropout=0.5)  # it draws, too
+    chain += [layers.AdditiveCoupling(network), layers.DiagonalScaling()]
     model = Flow(layers.Chain(chain), (8, 8, 1), seed=3)
     rate = keras.optimizers.schedules.CosineDecay(1e-2, EPOCHS * STEPS)
     model.compile(keras.optimizers.Adam(rate), run_eagerly=True)  # quicker than three traces

@@ -15,7 +15,9 @@ from keras_flows.layers.partition import Partition
 from keras_flows.layers.permute import Permute
 from keras_flows.layers.repeat import Repeat
 from keras_flows.layers.rescale import Rescale
+from keras_flows.layers.spline_coupling import SplineCoupling
 from keras_flows.layers.squeeze import Squeeze
+from keras_flows.layers.standardize import Standardize
 from keras_flows.networks.scaled_conv2d import ScaledConv2D
 
 __all__ = [
@@ -35,5 +37,7 @@ __all__ = [
     "Repeat",
     "Rescale",
     "ScaledConv2D",
+    "SplineCoupling",
     "Squeeze",
+    "Standardize",
 ]
