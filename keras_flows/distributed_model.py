@@ -50,6 +50,7 @@ class DistributedModel(private.BuiltByConstructor, keras.Model):
                 "Keras 3 does not support ParameterServerStrategy. Use a MirroredStrategy, or for "
                 "several machines a MultiWorkerMirroredStrategy."
             )
+        private.separate_collectives(strategy)
         super().__init__(*args, **kwargs)
 
     def compile(self, *args, **kwargs):

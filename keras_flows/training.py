@@ -210,7 +210,7 @@ class LikelihoodTraining(DistributedModel):
         loss = next(metric for metric in self.metrics if metric.name == "loss")
         loss.update_state(total / ops.maximum(count, 1) + penalty, sample_weight=count)
         self._bits_per_dim.update_state(-log_prob / (self.data_spec.size * math.log(2)))
-        return total / distribute.global_sum(count) + penalty / replicas
+        return total / ops.maximum(distribute.global_sum(count), 1) + penalty / replicas
 
     def _noise(self, x, kind, counter=0):
         return self.data_spec.noise(x, kind, self.seed, counter, distribute.replica_id())
