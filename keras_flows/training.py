@@ -11,6 +11,7 @@ from keras_flows.arguments import require
 from keras_flows.data_spec import check_no_weights
 from keras_flows.distributed_model import DistributedModel
 from keras_flows.private import flatten_layers
+from keras_flows.refusal import Refusal
 
 # How many examples a model adapts to by default.
 IMAGES, VECTORS = 256, 10_000
@@ -158,7 +159,32 @@ class LikelihoodTraining(DistributedModel):
         self._check_adapted("predict_on_batch")
         return super().predict_on_batch(self.data_spec.array(x), *args, **kwargs)
 
+    def make_train_function(self, force=False):
+        """As Keras': the function of a step. It raises what a step under XLA cannot."""
+        made = force or self.train_function is None
+        super().make_train_function(force)
+        if made and self.jit_compile and not self.run_eagerly:
+            self._refusal = Refusal()
+            self.train_function = self._refusal.raised_by(self.train_function)
+
     def train_step(self, data):
+        """Updates weights and metrics by a batch whose values, on all replicas, are valid."""
+        x, y, _ = keras.utils.unpack_x_y_sample_weight(data)
+        self.data_spec.check_spec(x)
+        labels = self.data_spec.check_labels(y)
+        rules = {} if tf.executing_eagerly() else self.data_spec.broken(x, labels)
+        if not rules:
+            return self._update(data)
+        broken = tf.stack([tf.cast(each, tf.float32) for each in rules.values()])
+        broken = distribute.global_sum(broken) > 0
+        if self.jit_compile:
+            valid = self._refusal.note(list(rules), broken)
+            return tf.cond(valid, lambda: self._update(data), self.get_metrics_result)
+        checks = [tf.debugging.Assert(~broken[i], [rule]) for i, rule in enumerate(rules)]
+        with tf.control_dependencies(checks):
+            return self._update(data)
+
+    def _update(self, data):
         with tf.GradientTape() as tape:
             loss = self._step(data, dequantization.FIT, self.optimizer.iterations, training=True)
             loss = self.optimizer.scale_loss(loss)

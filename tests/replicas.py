@@ -236,6 +236,23 @@ if STRATEGY == "2":
     }
     np.savez(f"{OUTPUT}-strategies", **results)
 
+    with strategy.scope():
+        model = Flow(layers.DiagonalScaling(), (2,))
+        model.compile("adam")
+    x = np.ones((4, 2))
+    x[3] = np.nan  # on the second replica alone
+    try:
+        model.fit(tf.data.Dataset.from_tensor_slices(x).batch(4), verbose=0)
+        message = ""
+    except tf.errors.InvalidArgumentError as error:
+        message = str(error)
+    np.savez(
+        f"{OUTPUT}-bad",
+        *strategy.experimental_local_results(model.bijection.log_scale.value),
+        *strategy.experimental_local_results(model.optimizer.iterations.value),
+        message=message,
+    )
+
 # What is refused before training starts.
 
 

@@ -131,6 +131,9 @@ def test_replicas_learn_the_same(tmp_path, run_here):
         ):
             expected = size * (1 + np.log(2 * np.pi)) / 2
             np.testing.assert_allclose(strategies[name], [expected], rtol=1e-6, err_msg=name)
+    with np.load(tmp_path / "many-bad.npz") as bad:
+        assert "Data must be finite" in str(bad["message"])
+        assert not any(np.any(bad[name]) for name in bad.files if name != "message")
     with np.load(tmp_path / "many-refused.npz") as refused:
         errors = {name: str(error) for name, error in refused.items()}
     for name in ("model", "bijection", "optimizer"):
