@@ -5,7 +5,7 @@ import os
 import keras
 import tensorflow as tf
 
-from keras_flows import distribute, folders, private
+from keras_flows import distribute, folders, private, resume
 
 # Callbacks that write files.
 _WRITERS = (
@@ -42,6 +42,8 @@ class DistributedModel(private.BuiltByConstructor, keras.Model):
             Keras does not support on several replicas.
         ConnectionError: from `fit`, when another worker is lost.
     """
+
+    epochs_trained = None  # by the `fit` that runs, or ran last
 
     def __init__(self, *args, **kwargs):
         strategy = tf.distribute.get_strategy()
@@ -132,6 +134,8 @@ class DistributedModel(private.BuiltByConstructor, keras.Model):
         if is_file and (overwrite or not os.path.lexists(path)):
             with folders.replaced_file(path) as scratch:
                 write(scratch)
+                if suffix == ".weights.h5":
+                    resume.stamp(scratch, self.epochs_trained)
         else:
             write(path, overwrite, *args, **kwargs)
 

@@ -132,7 +132,8 @@ class LikelihoodTraining(DistributedModel):
             kwargs.setdefault("shuffle", False)  # or Keras warns that it cannot
         if not isinstance(callbacks, keras.callbacks.CallbackList):
             order = resume.SetEpoch(x, kwargs.get("validation_data"))
-            callbacks = [*keras.tree.flatten(callbacks or []), order]
+            callbacks = keras.tree.flatten(callbacks or [])
+            callbacks = [resume.Backups(callbacks), *callbacks, order]
         return super().fit(x, y, batch_size, epochs, verbose=verbose, callbacks=callbacks, **kwargs)
 
     def evaluate(self, x=None, *args, **kwargs):
