@@ -11,6 +11,8 @@ from keras import ops
 from keras_flows import data_frames, dequantization
 from keras_flows.arguments import check_input_shape, check_integers, require
 
+_PIXELS = "Images must be uint8, or hold whole numbers in 0..255, not scaled to [0, 1]."
+
 
 class DataSpec:
     """The shape, units and condition of a Flow's data, and the checks of all that comes in.
@@ -72,8 +74,7 @@ class DataSpec:
         values = np.asarray(x)
         if values.dtype == np.uint8 or not values.size:
             return x
-        if not np.isfinite(np.asarray(values, "float64")).all():
-            raise ValueError("Data must be finite. Received: values that are NaN or infinite")
+        _check_finite("Data", values, self.dtype)
         if self.is_image:
             _check_pixels(values)
         return x
@@ -123,6 +124,17 @@ class DataSpec:
             )
         elif hasattr(x, "dtype"):
             self.check_spec(x)
+
+    def broken(self, x, labels):
+        """Of a batch in a graph, whether it breaks what is asked of its values: {rule: bool}."""
+        values, rules = tf.cast(x, self.dtype), {}
+        if self.is_image and x.dtype != tf.uint8:
+            rules[_PIXELS] = ~_valid_pixels(values)
+        elif x.dtype.is_floating:
+            rules["Data must be finite."] = ~tf.reduce_all(tf.math.is_finite(values))
+        if labels is not None:
+            rules[self._label_rule] = self._has_bad_labels(labels)
+        return rules
 
     # Conditions.
 
@@ -185,15 +197,20 @@ class DataSpec:
         return self.check_labels(labels, count)
 
     def _check_label_values(self, labels):
-        highest = self.num_classes - 1
-        message = f"`labels` must be in 0..{highest}, as num_classes={self.num_classes}."
-        bad = tf.reduce_any((labels < 0) | (labels >= self.num_classes))
+        message, bad = self._label_rule, self._has_bad_labels(labels)
         if not tf.executing_eagerly():
             with tf.control_dependencies([tf.debugging.Assert(~bad, [message, labels])]):
                 return tf.cast(labels, tf.int32)
         if bad:
             raise ValueError(f"{message} Received: {labels.numpy()}")
         return tf.cast(labels, tf.int32)
+
+    @property
+    def _label_rule(self):
+        return f"`labels` must be in 0..{self.num_classes - 1}, as num_classes={self.num_classes}."
+
+    def _has_bad_labels(self, labels):
+        return tf.reduce_any((labels < 0) | (labels >= self.num_classes))
 
     # Latents.
 
@@ -209,8 +226,8 @@ class DataSpec:
         dtype = tf.as_dtype(z.dtype)
         if not (dtype.is_floating or dtype.is_integer):
             raise TypeError(f"Latents must be floating-point. Received: dtype {dtype.name}")
-        if tf.executing_eagerly() and not np.isfinite(np.asarray(z)).all():
-            raise ValueError("Latents must be finite. Received: values that are NaN or infinite")
+        if tf.executing_eagerly():
+            _check_finite("Latents", np.asarray(z), self.dtype)
         return ops.convert_to_tensor(z, self.dtype)
 
     # Between data and what a bijection sees.
@@ -254,6 +271,14 @@ def spoil_rows(rows, x):
     """x with NaN throughout the `rows`, (batch,) of booleans; with zeros, if they are integers."""
     nothing = tf.constant(float("nan") if x.dtype.is_floating else 0, x.dtype)
     return tf.where(tf.reshape(rows, [-1, *[1] * (x.shape.rank - 1)]), nothing, x)
+
+
+def _check_finite(name, values, dtype):
+    with np.errstate(over="ignore"):
+        if np.isfinite(values.astype(dtype)).all():
+            return
+    beyond = f" in {dtype}" if np.isfinite(values).all() else ""
+    raise ValueError(f"{name} must be finite. Received: values that are NaN or infinite{beyond}")
 
 
 def check_bits(bits, input_shape):
@@ -309,7 +334,10 @@ def _assert_pixels(x):
     """`_check_pixels` in a graph: fails when the step runs, unless XLA compiled it."""
     if tf.executing_eagerly():
         return x
-    valid = tf.reduce_all((x >= 0) & (x <= 255) & (x == tf.floor(x)))
-    message = "Images must be uint8, or hold whole numbers in 0..255, not scaled to [0, 1]."
-    with tf.control_dependencies([tf.debugging.Assert(valid, [message, "Received:", x])]):
+    valid = _valid_pixels(x)
+    with tf.control_dependencies([tf.debugging.Assert(valid, [_PIXELS, "Received:", x])]):
         return tf.identity(x)
+
+
+def _valid_pixels(x):
+    return tf.reduce_all((x >= 0) & (x <= 255) & (x == tf.floor(x)))

@@ -74,12 +74,13 @@ class Density(TracedModel):
         if seed is not None:
             check_integers(0, seed=seed)
             noise = self.data_spec.noise(x, dequantization.LOG_PROB, seed)
-        return self.traced(self.latent_and_log_prob)(self.dequantize(x, noise), labels)[1]
+        x = self.dequantize(x, noise)
+        return of_rows(self.traced(self.latent_and_log_prob), x, labels)[1]
 
     def encode(self, x, labels=None):
         """Latents of a batch, (batch, D)."""
         x, labels = self._ready(x, labels)
-        return self.traced(self.latent_and_log_prob)(self.dequantize(x), labels)[0]
+        return of_rows(self.traced(self.latent_and_log_prob), self.dequantize(x), labels)[0]
 
     def decode(self, z, labels=None):
         """Data of latents (batch, D), in its own units: uint8 images or float vectors.
@@ -89,7 +90,7 @@ class Density(TracedModel):
         self._check_adapted("decode")
         z = self.data_spec.latent(z)
         labels = self.data_spec.check_labels(labels, z.shape[0])
-        data, overflowed = self.traced(self.data_and_overflow)(z, labels)
+        data, overflowed = of_rows(self.traced(self.data_and_overflow), z, labels)
         _warn_of(overflowed)
         return data
 
@@ -204,6 +205,17 @@ def _tensor(x):
         return tf.convert_to_tensor(x)
     except (TypeError, ValueError):
         return x
+
+
+def of_rows(function, x, labels):
+    """`function(x, labels)`; of an empty batch by way of one row, as oneDNN convolves no fewer."""
+    if x.shape[0] != 0:
+        return function(x, labels)
+    x, labels = (
+        None if each is None else tf.pad(each, [[0, 1], *[[0, 0]] * (each.shape.rank - 1)])
+        for each in (x, labels)
+    )
+    return tf.nest.map_structure(lambda result: result[:0], function(x, labels))
 
 
 def _number(value):

@@ -5,7 +5,7 @@ import os
 import keras
 import tensorflow as tf
 
-from keras_flows import distribute, folders, private
+from keras_flows import distribute, folders, private, resume
 
 # Callbacks that write files.
 _WRITERS = (
@@ -43,6 +43,8 @@ class DistributedModel(private.BuiltByConstructor, keras.Model):
         ConnectionError: from `fit`, when another worker is lost.
     """
 
+    epochs_trained = None  # by the `fit` that runs, or ran last
+
     def __init__(self, *args, **kwargs):
         strategy = tf.distribute.get_strategy()
         if isinstance(strategy, tf.distribute.ParameterServerStrategy):
@@ -50,6 +52,7 @@ class DistributedModel(private.BuiltByConstructor, keras.Model):
                 "Keras 3 does not support ParameterServerStrategy. Use a MirroredStrategy, or for "
                 "several machines a MultiWorkerMirroredStrategy."
             )
+        private.separate_collectives(strategy)
         super().__init__(*args, **kwargs)
 
     def compile(self, *args, **kwargs):
@@ -131,6 +134,8 @@ class DistributedModel(private.BuiltByConstructor, keras.Model):
         if is_file and (overwrite or not os.path.lexists(path)):
             with folders.replaced_file(path) as scratch:
                 write(scratch)
+                if suffix == ".weights.h5":
+                    resume.stamp(scratch, self.epochs_trained)
         else:
             write(path, overwrite, *args, **kwargs)
 

@@ -7,7 +7,7 @@ from keras_flows import export as saved_model
 from keras_flows import presets as preset_folders
 from keras_flows.arguments import check_integers, require
 from keras_flows.data_spec import DataSpec
-from keras_flows.density import Density
+from keras_flows.density import Density, of_rows
 from keras_flows.private import flatten_layers
 from keras_flows.serialization import SetLater
 from keras_flows.training import LikelihoodTraining
@@ -100,7 +100,11 @@ class Flow(SetLater, LikelihoodTraining, Density):
     def call(self, inputs, labels=None, training=False):
         inputs = self.data_spec.check(inputs)
         labels = self.data_spec.check_labels(labels, inputs.shape[0])
-        latent, log_prob = self.latent_and_log_prob(self.dequantize(inputs), labels, training)
+        x = self.dequantize(inputs)
+        if training:  # when a row more would change the statistics of the batch
+            latent, log_prob = self.latent_and_log_prob(x, labels, training)
+        else:
+            latent, log_prob = of_rows(self.latent_and_log_prob, x, labels)
         return {"latent": latent, "log_prob": log_prob}
 
     def compute_output_spec(self, inputs, labels=None, training=False):

@@ -19,7 +19,7 @@ import tempfile
 import h5py
 import keras
 
-from keras_flows.folders import new_folder
+from keras_flows.folders import new_folder, replaced_file
 from keras_flows.version import __version__
 
 CONFIG, METADATA, WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
@@ -149,7 +149,8 @@ def sha256(path):
 
 
 def write_json(path, value):
-    pathlib.Path(path).write_text(json.dumps(value, indent=2) + "\n")
+    with replaced_file(path) as scratch:
+        pathlib.Path(scratch).write_text(json.dumps(value, indent=2) + "\n")
 
 
 def _names():

@@ -4,8 +4,13 @@
 """
 
 import collections.abc
+import itertools
+import weakref
 
 import tensorflow as tf
+
+_group_keys = itertools.count(1000, 1000)  # a strategy has a few groups of devices
+_separated = weakref.WeakSet()
 
 
 def flatten_layers(layer):
@@ -90,6 +95,24 @@ def apply_reduced_gradients(optimizer, gradients, weights):
     # Keras would clip each replica's gradients, look for infinities in them, and sum last.
     inner._all_reduce_sum_gradients = lambda gradients_and_weights: gradients_and_weights
     optimizer.apply(gradients, weights)
+
+
+def separate_collectives(strategy):
+    """Gives the collective operations of `strategy` keys that no other's in this process have.
+
+    TensorFlow starts from the same ones with each strategy, but remembers what it has seen of them:
+    it refuses other shapes and devices, and from then on all.
+    """
+    if strategy in _separated or not hasattr(strategy.extended, "_collective_keys"):
+        return
+    _separated.add(strategy)
+    keys = strategy.extended._collective_keys
+    keys._known_groups.clear()
+    keys._group_key = next(_group_keys)
+    for name in ("_collective_ops", "_cross_device_ops", "_host_cross_device_ops"):
+        operations = getattr(strategy.extended, name, None)
+        for launcher in getattr(operations, "_launchers", ()):
+            launcher._group_key = keys.get_group_key(operations._devices)
 
 
 def get_initial_epoch(model):

@@ -11,6 +11,7 @@ from keras_flows.arguments import require
 from keras_flows.data_spec import check_no_weights
 from keras_flows.distributed_model import DistributedModel
 from keras_flows.private import flatten_layers
+from keras_flows.refusal import Refusal
 
 # How many examples a model adapts to by default.
 IMAGES, VECTORS = 256, 10_000
@@ -131,7 +132,8 @@ class LikelihoodTraining(DistributedModel):
             kwargs.setdefault("shuffle", False)  # or Keras warns that it cannot
         if not isinstance(callbacks, keras.callbacks.CallbackList):
             order = resume.SetEpoch(x, kwargs.get("validation_data"))
-            callbacks = [*keras.tree.flatten(callbacks or []), order]
+            callbacks = keras.tree.flatten(callbacks or [])
+            callbacks = [resume.Backups(callbacks), *callbacks, order]
         return super().fit(x, y, batch_size, epochs, verbose=verbose, callbacks=callbacks, **kwargs)
 
     def evaluate(self, x=None, *args, **kwargs):
@@ -158,7 +160,32 @@ class LikelihoodTraining(DistributedModel):
         self._check_adapted("predict_on_batch")
         return super().predict_on_batch(self.data_spec.array(x), *args, **kwargs)
 
+    def make_train_function(self, force=False):
+        """As Keras': the function of a step. It raises what a step under XLA cannot."""
+        made = force or self.train_function is None
+        super().make_train_function(force)
+        if made and self.jit_compile and not self.run_eagerly:
+            self._refusal = Refusal()
+            self.train_function = self._refusal.raised_by(self.train_function)
+
     def train_step(self, data):
+        """Updates weights and metrics by a batch whose values, on all replicas, are valid."""
+        x, y, _ = keras.utils.unpack_x_y_sample_weight(data)
+        self.data_spec.check_spec(x)
+        labels = self.data_spec.check_labels(y)
+        rules = {} if tf.executing_eagerly() else self.data_spec.broken(x, labels)
+        if not rules:
+            return self._update(data)
+        broken = tf.stack([tf.cast(each, tf.float32) for each in rules.values()])
+        broken = distribute.global_sum(broken) > 0
+        if self.jit_compile:
+            valid = self._refusal.note(list(rules), broken)
+            return tf.cond(valid, lambda: self._update(data), self.get_metrics_result)
+        checks = [tf.debugging.Assert(~broken[i], [rule]) for i, rule in enumerate(rules)]
+        with tf.control_dependencies(checks):
+            return self._update(data)
+
+    def _update(self, data):
         with tf.GradientTape() as tape:
             loss = self._step(data, dequantization.FIT, self.optimizer.iterations, training=True)
             loss = self.optimizer.scale_loss(loss)
@@ -210,7 +237,7 @@ class LikelihoodTraining(DistributedModel):
         loss = next(metric for metric in self.metrics if metric.name == "loss")
         loss.update_state(total / ops.maximum(count, 1) + penalty, sample_weight=count)
         self._bits_per_dim.update_state(-log_prob / (self.data_spec.size * math.log(2)))
-        return total / distribute.global_sum(count) + penalty / replicas
+        return total / ops.maximum(distribute.global_sum(count), 1) + penalty / replicas
 
     def _noise(self, x, kind, counter=0):
         return self.data_spec.noise(x, kind, self.seed, counter, distribute.replica_id())

@@ -25,7 +25,7 @@ else:
     (cpu,) = tf.config.list_physical_devices("CPU")
     count = int(STRATEGY)
     tf.config.set_logical_device_configuration(
-        cpu, [tf.config.LogicalDeviceConfiguration()] * count
+        cpu, [tf.config.LogicalDeviceConfiguration()] * (count + 1)
     )
     strategy = tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(count)])
 
@@ -60,6 +60,9 @@ MODELS = {
         IMAGE, levels=1, depth=1, width=4, num_blocks=1, dtype="float32"
     ),
     "glow_images_float32": lambda: zoo.Glow(IMAGE, levels=1, depth=3, width=4, dtype="float32"),
+    "glow_reversible_float32": lambda: zoo.Glow(
+        IMAGE, levels=1, depth=2, width=4, reversible=True, dtype="float32"
+    ),
     "glow_reversible": lambda: zoo.Glow(
         IMAGE, levels=2, depth=3, width=4, reversible=True, num_classes=2, classifier_weight=0.1
     ),
@@ -201,6 +204,54 @@ if STRATEGY != "none":
         symbolic_build=error(keras.Sequential),
         scalar_logs=error(Unbuilt),
         clipped=clipped_before_summed() if STRATEGY == "2" else np.nan,
+    )
+
+
+# A second strategy, as when a notebook's cell runs again.
+
+
+class Stop(keras.callbacks.Callback):
+    def on_train_batch_end(self, batch, logs=None):
+        raise KeyboardInterrupt
+
+
+def losses_on(strategy, size, *callbacks):
+    with strategy.scope():
+        model = Flow(layers.DiagonalScaling(), (size,))
+        model.compile("sgd")
+    try:
+        ones = np.ones((4, size))
+        return model.fit(ones, batch_size=4, verbose=0, callbacks=callbacks).history["loss"]
+    except KeyboardInterrupt:
+        return []
+
+
+if STRATEGY == "2":
+    results = {
+        "first": losses_on(strategy, 2),
+        "interrupted": losses_on(strategy, 2, Stop()),
+        "other_shape": losses_on(tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]), 3),
+        "other_devices": losses_on(tf.distribute.MirroredStrategy(["CPU:0", "CPU:1", "CPU:2"]), 4),
+        "first_again": losses_on(strategy, 5),
+    }
+    np.savez(f"{OUTPUT}-strategies", **results)
+
+    with strategy.scope():
+        model = Flow(layers.DiagonalScaling(), (2,))
+        model.compile(keras.optimizers.AdamW(weight_decay=0.1))  # whose decay needs no gradient
+        model.bijection.log_scale.assign([1.0, 1.0])
+    x = np.ones((4, 2))
+    x[3] = np.nan  # on the second replica alone
+    try:
+        model.fit(tf.data.Dataset.from_tensor_slices(x).batch(4), verbose=0)
+        message = ""
+    except tf.errors.InvalidArgumentError as error:
+        message = str(error)
+    np.savez(
+        f"{OUTPUT}-bad",
+        *strategy.experimental_local_results(model.bijection.log_scale.value),
+        *strategy.experimental_local_results(model.optimizer.iterations.value),
+        message=message,
     )
 
 # What is refused before training starts.

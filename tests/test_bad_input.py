@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import contents, same_weights
+from conftest import contents, perturb, same_weights
 from test_flow import small_glow, small_image_flow
 
 from keras_flows import Flow, layers, networks, zoo
@@ -38,8 +38,9 @@ def class_flow():
     return model
 
 
-def dataset(*arrays):
-    return tf.data.Dataset.from_tensor_slices(arrays if arrays[1:] else arrays[0]).batch(2)
+def dataset(*arrays, batch_size=2):
+    data = tf.data.Dataset.from_tensor_slices(arrays if arrays[1:] else arrays[0])
+    return data.batch(batch_size)
 
 
 def fails(call, kind, words, received):
@@ -299,11 +300,69 @@ def test_values_of_images_in_a_graph(method, value, traced_flow):
 
 
 @pytest.mark.parametrize("method", CHECK_VALUES)
-@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e39])
 def test_values_of_vectors(method, value, vector_flow):
-    x = VECTORS.copy()
+    x = VECTORS.astype("float64")  # in which 1e39 is finite, and in the model's float32 not
     x[0, 2] = value
     fails(lambda: getattr(vector_flow, method)(x), ValueError, "Data must be finite", "NaN or inf")
+
+
+# Models with statistics, their data, and what the second batch breaks.
+
+
+def bad_vectors():
+    x = np.random.default_rng(0).normal(size=(8, 3))
+    x[6, 1] = 1e39  # infinite in float32
+    return Flow(layers.Chain([layers.BatchNorm(), layers.DiagonalScaling()]), (3,)), (x,), "finite"
+
+
+def bad_images():
+    x = np.full((8, 2, 2, 1), 7.0)
+    x[6] = 0.5
+    chain = layers.Chain([layers.Flatten(), layers.BatchNorm(), layers.DiagonalScaling()])
+    return Flow(chain, (2, 2, 1), seed=1), (x,), "whole numbers in 0..255"
+
+
+def bad_labels():
+    flow = Flow(layers.LearnedPrior(num_classes=3), (3,), num_classes=3)
+    return flow, (np.ones((8, 3)), np.array([0, 1, 2, 0, 1, 2, 3, 0])), "must be in 0..2"
+
+
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    ("make", "options"),
+    [
+        (bad_vectors, {}),
+        pytest.param(bad_vectors, {"steps_per_execution": 2}, marks=SLOW),
+        pytest.param(bad_vectors, {"gradient_accumulation_steps": 2}, marks=SLOW),
+        pytest.param(bad_images, {}, marks=SLOW),
+        pytest.param(bad_labels, {}, marks=SLOW),
+    ],
+)
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_a_bad_batch_is_refused_before_it_is_applied(make, options, jit_compile):
+    """Weights, averages and the optimizer's state are as if it had not come."""
+    accumulation = {name: value for name, value in options.items() if "accumulation" in name}
+    options = {name: value for name, value in options.items() if name not in accumulation}
+    variables = []
+    for count in (8, 4):  # the second batch is bad; without it
+        model, data, rule = make()
+        perturb(model)
+        optimizer = keras.optimizers.AdamW(1e-2, weight_decay=0.1, **accumulation)
+        model.compile(optimizer, jit_compile=jit_compile, **options)
+        model.adapt(*(each[:4] for each in data))
+        batches = dataset(*(each[:count] for each in data), batch_size=4)
+        if count == 8:
+            with pytest.raises(tf.errors.InvalidArgumentError, match=rule):
+                model.fit(batches, verbose=0)
+        else:
+            model.fit(batches, verbose=0)
+        variables.append([v.numpy() for v in [*model.weights, *optimizer.variables]])
+    for value, expected in zip(*variables, strict=True):
+        np.testing.assert_allclose(value, expected, rtol=1e-6)
+    assert np.isfinite(model.fit(batches, verbose=0).history["loss"]).all()
 
 
 def test_what_fit_cannot_read_again(vector_flow):

@@ -253,6 +253,17 @@ def test_log_prob_with_seed_is_that_of_the_distribution(eager):
 # Encode, decode, sample.
 
 
+def test_an_empty_batch_has_empty_results(glow):
+    """Whose convolutions oneDNN, where TensorFlow computes with it, gets wrong."""
+    none, label = IMAGES[:0], LABELS[:0]
+    assert glow.log_prob(none, labels=label).shape == (0,)
+    assert glow.log_prob(none, labels=label, seed=1).shape == (0,)
+    assert glow(none, labels=label)["latent"].shape == (0, 16)
+    latent = glow.encode(none, labels=label)
+    assert latent.shape == (0, 16)
+    assert glow.decode(latent, labels=label).shape == none.shape
+
+
 def test_images_come_back_exactly(uniform, glow):
     unit = 2 ** (8 - uniform.bits)
     decoded = uniform.decode(uniform.encode(ALL_PIXELS))

@@ -90,6 +90,20 @@ def test_keras_moments_of_all_replicas_cancel():
     assert errors[1] < 1e-3
 
 
+def test_tensorflow_gives_all_strategies_the_same_keys():
+    def key(strategy):
+        return strategy.extended._collective_ops._launchers[0]._group_key
+
+    first, second = (tf.distribute.MirroredStrategy(["CPU:0"]) for _ in range(2))
+    assert key(first) == key(second), "private.separate_collectives"
+    keys = []
+    for strategy in (first, second, first):
+        private.separate_collectives(strategy)
+        keys.append(key(strategy))
+    assert keys[0] == keys[2] != keys[1]
+    private.separate_collectives(tf.distribute.get_strategy())  # has none
+
+
 def test_keras_keeps_the_first_epoch_and_the_losses_private():
     assert not hasattr(keras.Model, "initial_epoch"), "private.get_initial_epoch"
     assert not hasattr(keras.Model, "clear_losses"), "private.clear_losses"

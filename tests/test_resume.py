@@ -1,9 +1,20 @@
 """Training that was stopped and resumed ends as if it had never been stopped."""
 
+import contextlib
+import itertools
+import os
+import random
+import subprocess
+import sys
+import time
+
+import h5py
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from conftest import ROOT
+from keras.src.utils import file_utils
 
 from keras_flows import Flow, data, layers, networks
 
@@ -97,6 +108,135 @@ def test_only_a_pass_that_is_read_moves_the_order_on(data_dir):
     next(iter(same))
     np.testing.assert_array_equal(read(same), passes[1])
     assert np.any(passes[0] != passes[1])
+
+
+class Killed(BaseException):
+    """As SIGKILL in the middle of a write: no `except Exception` notices."""
+
+
+class KillAt:
+    """Ends the process, as it were, at the given one of all writes; 0 for none."""
+
+    def __init__(self, moment):
+        self.moment, self.count = moment, 0
+
+    def write(self):
+        self.count += 1
+        if self.count == self.moment:
+            raise Killed
+
+    def before(self, function):
+        def write(*args, **kwargs):
+            self.write()
+            return function(*args, **kwargs)
+
+        return write
+
+    def in_the_middle_of(self, file):
+        """Keras' `File`, of which half is written."""
+
+        @contextlib.contextmanager
+        def half(path, mode="r"):
+            with file(path, mode) as opened:
+                yield opened
+                if mode == "w":
+                    opened.flush()
+                    opened.truncate(opened.tell() // 2 if self.count + 1 == self.moment else None)
+                    self.write()
+
+        return half
+
+    def in_the_middle_of_copying(self, copy):
+        def half(source, target):
+            copy(source, target)
+            if self.count + 1 == self.moment:
+                os.truncate(target, os.path.getsize(target) // 2)
+            self.write()
+
+        return half
+
+
+def fit_small(folder, epochs=3, **options):
+    """A model's weights and its optimizer's, of steps that differ by the epoch."""
+    model = Flow(layers.DiagonalScaling(), (2,))
+    model.compile(keras.optimizers.Adam(1e-1), run_eagerly=True)
+    backup = keras.callbacks.BackupAndRestore(folder, delete_checkpoint=False, **options)
+    x = np.random.default_rng(0).normal(size=(4, 2))
+    history = model.fit(x, batch_size=4, epochs=epochs, verbose=0, callbacks=[backup])
+    return [v.numpy() for v in [*model.weights, *model.optimizer.variables]], history.epoch
+
+
+@pytest.mark.parametrize("double_checkpoint", [pytest.param(False, marks=pytest.mark.slow), True])
+def test_training_goes_on_whenever_it_was_killed(double_checkpoint, tmp_path, monkeypatch):
+    whole, _ = fit_small(tmp_path / "whole", 2)
+    for moment in itertools.count(1):
+        killer, folder = KillAt(moment), tmp_path / str(moment)
+        with monkeypatch.context() as patch:
+            for name in ("fsync", "replace"):
+                patch.setattr(os, name, killer.before(getattr(os, name)))
+            patch.setattr(file_utils, "File", killer.in_the_middle_of(file_utils.File))
+            patch.setattr(file_utils, "copy", killer.in_the_middle_of_copying(file_utils.copy))
+            try:
+                fit_small(folder, 2, double_checkpoint=double_checkpoint)
+            except Killed:
+                pass
+            else:
+                break
+        resumed, _ = fit_small(folder, 2, double_checkpoint=double_checkpoint)
+        for value, expected in zip(resumed, whole, strict=True):
+            np.testing.assert_allclose(value, expected, rtol=1e-6, err_msg=f"{moment}")
+    assert moment > 6  # of three writes an epoch
+
+
+@pytest.mark.parametrize("double_checkpoint", [False, True])
+def test_damaged_backups_are_passed_over(double_checkpoint, tmp_path):
+    whole, _ = fit_small(tmp_path / "whole")
+    fit_small(tmp_path / "run", 2, double_checkpoint=double_checkpoint)
+    latest = tmp_path / "run" / "latest.weights.h5"
+    half = latest.read_bytes()[: latest.stat().st_size // 2]
+    latest.write_bytes(half)
+    with pytest.warns(UserWarning, match="damaged backup .* passed over.*latest.weights.h5"):
+        resumed, epochs = fit_small(tmp_path / "run")
+    assert epochs == ([1, 2] if double_checkpoint else [0, 1, 2])
+    for value, expected in zip(resumed, whole, strict=True):
+        np.testing.assert_allclose(value, expected, rtol=1e-6)
+    assert (tmp_path / "run" / "latest.weights.h5.damaged").read_bytes() == half
+
+
+def test_backups_without_a_stamp_are_resumed_as_keras_does(tmp_path):
+    """Those of versions before."""
+    whole, _ = fit_small(tmp_path / "whole")
+    fit_small(tmp_path / "run", 2)
+    with h5py.File(tmp_path / "run" / "latest.weights.h5", "a") as file:
+        del file.attrs["epochs_trained"]
+    resumed, epochs = fit_small(tmp_path / "run")
+    assert epochs == [2]
+    np.testing.assert_allclose(resumed[1], whole[1], rtol=1e-6)
+
+
+KILLED = """
+import sys, time
+sys.path.insert(0, "tests")
+from test_resume import fit_small
+print("ready", flush=True)
+fit_small(sys.argv[1], epochs=300, double_checkpoint=True)
+"""
+
+
+@pytest.mark.slow
+def test_training_goes_on_after_sigkill(tmp_path):
+    whole, _ = fit_small(tmp_path / "whole", 300, double_checkpoint=True)
+    rng = random.Random(0)
+    for _ in range(5):
+        command = [sys.executable, "-c", KILLED, str(tmp_path / "run")]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT) as process:
+            process.stdout.readline()
+            time.sleep(rng.uniform(0.2, 2))
+            process.kill()
+    resumed, epochs = fit_small(tmp_path / "run", 300, double_checkpoint=True)
+    assert epochs[:1] != [0]
+    for value, expected in zip(resumed, whole, strict=True):
+        np.testing.assert_allclose(value, expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import pathlib
 import runpy
 import shutil
@@ -271,6 +272,23 @@ def test_train_stopped_between_log_and_backup(
     import publish
 
     assert publish.time_of(tmp_path / "run" / "log.csv")["epochs"] == 2
+
+
+def test_a_log_is_replaced_with_each_row_and_takes_no_half_one_over(tmp_path, monkeypatch):
+    """Such as a process leaves that was killed while it appended."""
+    monkeypatch.syspath_prepend(TOOLS)
+    train = runpy.run_path(str(TOOLS / "train.py"))
+    (tmp_path / "log.csv").write_text("epoch,loss,val_loss\n0,2.5,3.5\n1,2.25,1.2")
+    assert train["best_so_far"](tmp_path / "log.csv") == 3.5
+    log = train["Log"](tmp_path / "log.csv")
+    log.on_train_begin()
+    log.on_epoch_end(1, {"val_loss": 3.25, "loss": 2.25})
+    before = (tmp_path / "log.csv").read_bytes()
+    assert losses(tmp_path, "epoch") == [0, 1] and validated(tmp_path) == [3.5, 3.25]
+    monkeypatch.setattr(os, "replace", None)
+    with pytest.raises(TypeError):
+        log.on_epoch_end(2, {"val_loss": 3.0, "loss": 2.0})
+    assert (tmp_path / "log.csv").read_bytes() == before
 
 
 @pytest.fixture

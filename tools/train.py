@@ -29,7 +29,7 @@ import keras
 import tensorflow as tf
 
 import keras_flows
-from keras_flows import distribute, presets
+from keras_flows import distribute, folders, presets
 
 # Where a training runs is none of its settings, and a recipe does not say it.
 WHERE = ("run", "data_dir", "strategy", "workers")
@@ -134,7 +134,7 @@ def check_run(parser, options):
     if recorded.exists():
         if json.loads(recorded.read_text()) != settings(options):
             parser.error(f"{options.run} holds a training with other settings: {recorded}")
-    elif options.run.exists() and any(options.run.iterdir()):
+    elif any(path.name[0] != "." for path in options.run.glob("*")):  # half a file may be hidden
         parser.error(f"{options.run} holds what is no training of this tool: no {SETTINGS}")
 
 
@@ -199,7 +199,7 @@ def train(options, strategy):
                 save_best_only=True,
                 initial_value_threshold=best_so_far(options.run / "log.csv"),
             ),
-            keras.callbacks.CSVLogger(options.run / "log.csv", append=True),
+            Log(options.run / "log.csv"),
             # Kept, so that a finished training started again has nothing left to do; two of them,
             # as it may be stopped while it writes one.
             keras.callbacks.BackupAndRestore(
@@ -239,6 +239,26 @@ class Seconds(keras.callbacks.Callback):
         logs["cpu_seconds"] = time.process_time() - self.start[1]
 
 
+class Log(keras.callbacks.CSVLogger):
+    """Keras', but for a file that is replaced with each epoch, so that no row is ever half there.
+
+    It keeps those of a training before; an epoch that comes again is there twice.
+    """
+
+    def on_train_begin(self, logs=None):
+        self.rows = logged(self.filename)
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.rows.append({"epoch": epoch, **dict(sorted(logs.items()))})
+        with folders.replaced_file(self.filename) as scratch, open(scratch, "w") as file:
+            writer = csv.DictWriter(file, self.rows[0], restval="NA", extrasaction="ignore")
+            writer.writeheader()
+            writer.writerows(self.rows)
+
+    def on_train_end(self, logs=None):
+        pass
+
+
 class BestModel(keras.callbacks.ModelCheckpoint):
     """Saves what was validated: the average of the weights, if there is one.
 
@@ -269,12 +289,17 @@ def json_or_name(text):
     return json.loads(text) if text.startswith("{") else text
 
 
+def logged(log):
+    """The rows of a log that are whole; none if it does not exist."""
+    if not pathlib.Path(log).exists():
+        return []
+    lines = pathlib.Path(log).read_text().splitlines(keepends=True)
+    return list(csv.DictReader(line for line in lines if line.endswith("\n")))
+
+
 def best_so_far(log):
     """The lowest val_loss that a stopped training logged, None if there is none."""
-    if not log.exists():
-        return None
-    with open(log) as rows:
-        losses = [float(row["val_loss"]) for row in csv.DictReader(rows)]
+    losses = [float(row["val_loss"]) for row in logged(log)]
     return min((loss for loss in losses if not math.isnan(loss)), default=None)
 
 

@@ -89,9 +89,12 @@ class ScaledConv2D(Precomputes, ConstructorConfig, keras.layers.Layer):
         return self._places.response(ops.cast(self.edge_kernel, self.compute_dtype))
 
     def _add(self, y, bias):
-        if self.kernel_size == 1:
+        if self.kernel_size > 1:
+            return y + self._places.spread(bias)
+        if tf.distribute.get_strategy().num_replicas_in_sync == 1:
             return tf.nn.bias_add(y, bias[0])
-        return y + self._places.spread(bias)
+        # Its gradient oneDNN computes with the kernel's, but of an empty batch leaves it out.
+        return y + bias
 
 
 def conv2d(x, kernel):
