@@ -68,7 +68,10 @@ class Density(TracedModel):
         self.built = True
 
     def log_prob(self, x, labels=None, seed=None):
-        """Log-likelihood in nats, (batch,). With `seed`, of x + u, u uniform; else u = 1/2."""
+        """Log-likelihood in nats, (batch,). With `seed`, of x + u, u uniform; else u = 1/2.
+
+        Second derivatives, as by `tape.batch_jacobian`, are those of a `tf.function` that calls it.
+        """
         x, labels = self._ready(x, labels)
         noise = None
         if seed is not None:

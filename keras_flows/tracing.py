@@ -8,9 +8,10 @@ import tensorflow as tf
 
 from keras_flows.private import flatten_layers, own_variables
 
-# What Keras sets on a model as it compiles, trains, evaluates and predicts.
-_OF_KERAS = {
+# What is set on a model as it compiles, trains, evaluates and predicts.
+_OF_TRAINING = {
     "compiled",
+    "epochs_trained",
     "history",
     "loss",
     "optimizer",
@@ -106,7 +107,7 @@ def computes(method):
 def _state(model):
     """All that a graph depends on but the weights' values, as objects to compare by identity."""
     state = [
-        value for name, value in vars(model).items() if name[0] != "_" and name not in _OF_KERAS
+        value for name, value in vars(model).items() if name[0] != "_" and name not in _OF_TRAINING
     ]
     for layer in flatten_layers(model):
         state += [layer.trainable, layer.dtype_policy, *own_variables(layer)]

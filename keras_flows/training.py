@@ -162,8 +162,9 @@ class LikelihoodTraining(DistributedModel):
 
     def make_train_function(self, force=False):
         """As Keras': the function of a step. It raises what a step under XLA cannot."""
-        made = force or self.train_function is None
+        before = self.train_function
         super().make_train_function(force)
+        made = self.train_function is not before
         if made and self.jit_compile and not self.run_eagerly:
             self._refusal = Refusal()
             self.train_function = self._refusal.raised_by(self.train_function)

@@ -283,6 +283,7 @@ def test_images_by_other_conventions_are_told_a_way(image_flow):
 def traced_flow():
     model = small_image_flow()
     model.compile()
+    model.adapt(IMAGES)
     return model
 
 
@@ -325,7 +326,7 @@ def bad_images():
 
 def bad_labels():
     flow = Flow(layers.LearnedPrior(num_classes=3), (3,), num_classes=3)
-    return flow, (np.ones((8, 3)), np.array([0, 1, 2, 0, 1, 2, 3, 0])), "must be in 0..2"
+    return flow, (np.arange(24.0).reshape(8, 3), np.array([0, 1, 2, 0, 1, 2, 3, 0])), "must be in 0..2"
 
 
 SLOW = pytest.mark.slow
@@ -363,6 +364,10 @@ def test_a_bad_batch_is_refused_before_it_is_applied(make, options, jit_compile)
     for value, expected in zip(*variables, strict=True):
         np.testing.assert_allclose(value, expected, rtol=1e-6)
     assert np.isfinite(model.fit(batches, verbose=0).history["loss"]).all()
+
+    model.seed += 1  # of which it makes a new graph
+    with pytest.raises(tf.errors.InvalidArgumentError, match=rule):
+        model.fit(dataset(*data, batch_size=4), verbose=0)
 
 
 def test_what_fit_cannot_read_again(vector_flow):

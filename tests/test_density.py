@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from conftest import perturb
 
 from keras_flows import data, zoo
@@ -30,6 +31,37 @@ def test_integrates_to_one_over_the_plane(make, options):
     # Deviations are below 3; on the kinks of ReLU the midpoint rule was seen to err by 1e-4.
     points, area = grid(-40, 40, 400)
     assert abs(density(model, points).sum() * area - 1) < 1e-3
+
+
+@pytest.mark.slow  # half a minute each, in which TensorFlow vectorises the loops
+@pytest.mark.parametrize("reversible", [False, True])
+def test_hessians(reversible, float64):
+    """Of log_prob, in a tf.function: central differences of its gradient, taken eagerly."""
+    keras.utils.set_random_seed(0)
+    model = zoo.Glow((2,), depth=2, width=4, reversible=reversible)
+    perturb(model, scale=0.3)
+    model.adapt(np.random.default_rng(0).normal(size=(16, 2)))
+
+    def gradient(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            log_prob = model.log_prob(x)
+        return tape.gradient(log_prob, x)
+
+    @tf.function
+    def hessian(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            slope = gradient(x)
+        return tape.batch_jacobian(slope, x)
+
+    x = np.random.default_rng(1).normal(size=(3, 2))
+    steps = 1e-5 * np.eye(2)
+    differences = [(gradient(tf.constant(x + h)) - gradient(tf.constant(x - h))) for h in steps]
+    expected = np.stack(differences, axis=-1) / 2e-5
+    actual = hessian(tf.constant(x))
+    assert np.abs(actual).max() > 0.1
+    np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-6)
 
 
 @pytest.fixture(scope="module")
