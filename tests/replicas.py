@@ -146,7 +146,7 @@ opened = []
 
 def generate():
     opened.append(len(opened))
-    yield from np.zeros((8, *VECTOR))
+    yield from np.random.default_rng(0).normal(size=(8, *VECTOR))
 
 
 class CountOpened(keras.callbacks.Callback):
@@ -220,8 +220,8 @@ def losses_on(strategy, size, *callbacks):
         model = Flow(layers.DiagonalScaling(), (size,))
         model.compile("sgd")
     try:
-        ones = np.ones((4, size))
-        return model.fit(ones, batch_size=4, verbose=0, callbacks=callbacks).history["loss"]
+        x = np.tile([[1.0], [-1.0]], (2, size))
+        return model.fit(x, batch_size=4, verbose=0, callbacks=callbacks).history["loss"]
     except KeyboardInterrupt:
         return []
 
@@ -240,7 +240,8 @@ if STRATEGY == "2":
         model = Flow(layers.DiagonalScaling(), (2,))
         model.compile(keras.optimizers.AdamW(weight_decay=0.1))  # whose decay needs no gradient
         model.bijection.log_scale.assign([1.0, 1.0])
-    x = np.ones((4, 2))
+    x = np.tile([[1.0], [-1.0]], (2, 2))
+    model.adapt(x)
     x[3] = np.nan  # on the second replica alone
     try:
         model.fit(tf.data.Dataset.from_tensor_slices(x).batch(4), verbose=0)
@@ -263,7 +264,8 @@ def refused(model=None, *, optimizer="sgd", batch_size=4, **options):
         with strategy.scope():
             model = model or MODELS["nice_vectors"]()
             model.compile(optimizer, **options)
-            model.fit(np.zeros((8, *VECTOR)), batch_size=batch_size, verbose=0)
+            x = np.random.default_rng(0).normal(size=(8, *VECTOR))
+            model.fit(x, batch_size=batch_size, verbose=0)
     except ValueError as error:
         return str(error)
     return ""
