@@ -101,7 +101,9 @@ def test_onnx(signature, exported, tmp_path, monkeypatch):
 
 
 @cases(("glow", "serving_default"))
-def test_openvino(signature, exported):
+def test_openvino(signature, exported, monkeypatch):
+    # It would tell of each conversion from a fork of this process, which takes longer than all.
+    monkeypatch.setattr("openvino_telemetry.Telemetry.send_event", lambda *_, **__: None)
     loaded = tf.saved_model.load(exported.path)
     converted = openvino.convert_model(loaded.signatures[signature])
     # Some CPUs would compute in bfloat16.
