@@ -1,5 +1,6 @@
 """What test files share; without TensorFlow, as xdist's main process, which runs none, has it."""
 
+import gc
 import os
 import pathlib
 import subprocess
@@ -94,6 +95,10 @@ def data_dir(tmp_path_factory):
 def pytest_configure(config):
     # With `eager` functions of tf.data are traced still, as they should be.
     config.addinivalue_line("filterwarnings", "ignore:Even though the `tf.config.*:UserWarning")
+
+
+def pytest_collection_finish():
+    gc.freeze()  # what is imported stays: the collector need not look at it over and over
 
 
 @pytest.fixture

@@ -114,7 +114,9 @@ def test_onnx(signature, exported, tmp_path, monkeypatch):
 
 
 @cases(("glow", "serving_default"))
-def test_openvino(signature, exported, tmp_path):
+def test_openvino(signature, exported, tmp_path, monkeypatch):
+    # It would tell of each conversion from a fork of this process, which takes longer than all.
+    monkeypatch.setattr("openvino_telemetry.Telemetry.send_event", lambda *_, **__: None)
     loaded = tf.saved_model.load(exported.path)
     # Of a path, which any version of Python can: of an object, OpenVINO runs what 3.13 refuses.
     path = str(tmp_path / signature)

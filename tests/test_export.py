@@ -1,6 +1,7 @@
 """Exported models give the numbers of Python in TensorFlow alone and in the C++ loader."""
 
 import functools
+import itertools
 import json
 import pathlib
 import pickle
@@ -78,18 +79,22 @@ def export(make, path):
         ("decode", {"z": z, **labels}),
         ("sample", {"seed": seeds, "temperature": temperature, **labels}),
     ]
+    tf.config.run_functions_eagerly(True)  # sooner than to trace once more
     latent, log_prob = model.encode(x, **labels), model.log_prob(x, **labels)
     sample = model.sample(5, temperature=TEMPERATURE, seed=SEED, **labels)
+    decoded = model.decode(z, **labels)
+    tf.config.run_functions_eagerly(False)
     responses = [
         {"latent": latent, "log_prob": log_prob},
         {"log_prob": log_prob},
         {"latent": latent},
-        {"x": model.decode(z, **labels)},
+        {"x": decoded},
         {"x": sample},
     ]
     return SimpleNamespace(
         model=model,
         path=str(path),
+        loaded=tf.saved_model.load(str(path)),
         requests=requests,
         responses=[{k: np.asarray(v) for k, v in response.items()} for response in responses],
     )
@@ -143,24 +148,46 @@ def test_signatures_are_named_typed_and_batched(exported):
     def specs(tensors):
         return {name: (spec.shape.as_list(), spec.dtype) for name, spec in tensors.items()}
 
-    loaded = tf.saved_model.load(exported.path)
-    assert set(loaded.signatures) == set(expected)
+    assert set(exported.loaded.signatures) == set(expected)
     for name, (inputs, outputs) in expected.items():
-        signature = loaded.signatures[name]
+        signature = exported.loaded.signatures[name]
         assert specs(signature.structured_input_signature[1]) == specs({**inputs, **labels})
         assert specs(signature.structured_outputs) == specs(outputs)
 
 
+@pytest.fixture
+def asked(exported):
+    """What the tests below ask of a model in C++."""
+    good = exported.requests
+    bad = [request for _, request in bad_requests(good)]
+    return {
+        "whole": good,
+        "first rows": [rows(request, 1, 3) for request in good],
+        "last row": [rows(request, 4, 5) for request in good],
+        "bad and good": [request for each in bad for request in (each, good[0])],
+        "empty": [rows(request, 0, 0) for request in good],
+        "spoilt": [request for request, _ in spoilt_requests(exported)],
+        "warmup": warmup_requests(exported.path),
+    }
+
+
+@pytest.fixture
+def answered(exported, asked, saved_model_runner):
+    """The responses: all by one process, which takes longer to start than to answer."""
+    if not hasattr(exported, "answered"):
+        requests = itertools.chain.from_iterable(asked.values())
+        responses = iter(smr.run(saved_model_runner, exported.path, [*requests]))
+        exported.answered = {k: [next(responses) for _ in v] for k, v in asked.items()}
+    return exported.answered
+
+
 @pytest.mark.parametrize("exported", [image_glow, double_precision_vectors], indirect=True)
-def test_cpp_gives_the_numbers_of_python(exported, saved_model_runner):
-    whole = exported.requests
-    parts = [rows(request, 1, 3) for request in whole] + [rows(request, 4, 5) for request in whole]
-    responses = smr.run(saved_model_runner, exported.path, whole + parts)
-    assert_same(responses[:5], exported.responses)
+def test_cpp_gives_the_numbers_of_python(exported, answered):
+    assert_same(answered["whole"], exported.responses)
     # Rows do not depend on the batch they come in; pixels are those of exactly one bin.
-    for response, start, stop in ((responses[5:10], 1, 3), (responses[10:], 4, 5)):
+    for name, start, stop in (("first rows", 1, 3), ("last row", 4, 5)):
         wanted = [{k: v[start:stop] for k, v in whole.items()} for whole in exported.responses]
-        assert_same(response, wanted)
+        assert_same(answered[name], wanted)
 
 
 def test_tensorflow_alone_gives_the_numbers_of_python(exports, tmp_path):
@@ -306,10 +333,9 @@ def bad_requests(requests):
 
 
 @on_images_and_vectors
-def test_bad_requests_fail_and_change_no_other(exported, saved_model_runner):
-    names, bad = zip(*bad_requests(exported.requests))
-    mixed = [request for each in bad for request in (each, exported.requests[0])]
-    responses = smr.run(saved_model_runner, exported.path, mixed)
+def test_bad_requests_fail_and_change_no_other(exported, answered):
+    responses = answered["bad and good"]
+    names = [name for name, _ in bad_requests(exported.requests)]
     for name, response in zip(names, responses[::2], strict=True):
         assert isinstance(response, smr.RunnerError), name
         assert response.code == tf.errors.INVALID_ARGUMENT, (name, response)
@@ -317,48 +343,51 @@ def test_bad_requests_fail_and_change_no_other(exported, saved_model_runner):
         assert_same([response], exported.responses[:1])
 
 
-@on_images_and_vectors
-def test_values_have_results_of_their_own_row(exported, saved_model_runner):
-    """Empty batches, NaN, infinities, unknown labels and temperatures below zero, as documented."""
-    *data_requests, decode, sample = exported.requests
-    empty = [rows(request, 0, 0) for request in exported.requests]
-    z, temperature = decode[1]["z"].copy(), sample[1]["temperature"].copy()
-    z[1, 0], z[2, 0], temperature[1], temperature[2] = np.nan, np.inf, -0.5, np.nan
-    spoilt = [("decode", {**decode[1], "z": z})]
-    spoilt.append(("sample", {**sample[1], "temperature": temperature}))
-    wanted = exported.responses[3:]
+def spoilt_requests(exported):
+    """(request, response but for rows 1 and 2), with what no model knows in these."""
+    *data, decode, sample = zip(exported.requests, exported.responses, strict=True)
+
+    def spoilt(item, name, *values):
+        (signature, inputs), response = item
+        changed = inputs[name].copy()
+        changed[1:3].reshape(2, -1)[:, 0] = values
+        return (signature, {**inputs, name: changed}), response
+
+    items = [spoilt(decode, "z", np.nan, np.inf), spoilt(sample, "temperature", -0.5, np.nan)]
     if exported.model.num_classes is not None:
-        for (signature, inputs), response in zip(exported.requests, exported.responses):
-            labels = inputs["labels"].copy()
-            labels[1:3] = -1, exported.model.num_classes
-            spoilt.append((signature, {**inputs, "labels": labels}))
-            wanted = [*wanted, response]
+        items += [
+            spoilt(item, "labels", -1, exported.model.num_classes)
+            for item in (*data, decode, sample)
+        ]
     if not exported.model.is_image:
-        for (signature, inputs), response in zip(data_requests, exported.responses):
-            x = inputs["x"].copy()
-            x[1, 0], x[2, 0] = np.nan, np.inf
-            spoilt.append((signature, {**inputs, "x": x}))
-            wanted = [*wanted, response]
-    responses = smr.run(saved_model_runner, exported.path, empty + spoilt)
-    for response, whole in zip(responses, exported.responses):
+        items += [spoilt(item, "x", np.nan, np.inf) for item in data]
+    return items
+
+
+@on_images_and_vectors
+def test_values_have_results_of_their_own_row(exported, answered):
+    """Empty batches, NaN, infinities, unknown labels and temperatures below zero, as documented."""
+    for response, whole in zip(answered["empty"], exported.responses, strict=True):
         if exported.model.is_image and isinstance(response, smr.RunnerError):
             assert response.code == tf.errors.INVALID_ARGUMENT  # of oneDNN's convolution
             continue
         shapes = {name: value.shape for name, value in response.items()}
         assert shapes == {name: (0, *value.shape[1:]) for name, value in whole.items()}
     others = [0, 3, 4]
-    for response, whole in zip(responses[5:], wanted, strict=True):
+    spoilt = zip(answered["spoilt"], spoilt_requests(exported), strict=True)
+    for response, (_, whole) in spoilt:
         assert_same(
             [{k: v[others] for k, v in response.items()}],
             [{k: v[others] for k, v in whole.items()}],
         )
         if not exported.model.is_image:
             assert all(np.isnan(v[1]).any() for v in response.values()) or "x" in response
-    for row, response in ((1, responses[5]), (2, responses[5]), (2, responses[6])):
+    decode, sample = answered["spoilt"][:2]
+    for row, response in ((1, decode), (2, decode), (2, sample)):
         # What is not finite, as what overflows, is NaN throughout, or black.
         x = response["x"][row]
         assert not x.any() if exported.model.is_image else np.isnan(x).all()
-    for response in responses[7:] if exported.model.num_classes is not None else ():
+    for response in answered["spoilt"][2:] if exported.model.num_classes is not None else ():
         for value in response.values():
             assert not value[1:3].any() if value.dtype == np.uint8 else np.isnan(value[1:3]).all()
 
@@ -381,18 +410,21 @@ def test_four_threads_at_once(rounds, exports, saved_model_runner):
 # For TF Serving.
 
 
-@on_images_and_vectors
-def test_warmup_asks_each_signature(exported, saved_model_runner):
-    records = tf.data.TFRecordDataset(f"{exported.path}/assets.extra/tf_serving_warmup_requests")
+def warmup_requests(path):
+    records = tf.data.TFRecordDataset(f"{path}/assets.extra/tf_serving_warmup_requests")
     requests = []
     for record in records:
         request = PredictionLog.FromString(record.numpy()).predict_log.request
         assert request.model_spec.name == "model"
         inputs = {name: tf.make_ndarray(proto) for name, proto in request.inputs.items()}
         requests.append((request.model_spec.signature_name, inputs))
-    assert [name for name, _ in requests] == [name for name, _ in exported.requests]
-    responses = smr.run(saved_model_runner, exported.path, requests)
-    for response, wanted in zip(responses, exported.responses, strict=True):
+    return requests
+
+
+@on_images_and_vectors
+def test_warmup_asks_each_signature(exported, asked, answered):
+    assert [name for name, _ in asked["warmup"]] == [name for name, _ in exported.requests]
+    for response, wanted in zip(answered["warmup"], exported.responses, strict=True):
         assert {k: v.shape for k, v in response.items()} == {
             k: (1, *v.shape[1:]) for k, v in wanted.items()
         }
@@ -428,7 +460,7 @@ def signature_inputs(path):
 @on_images_and_vectors
 def test_grpc_client(exported):
     client = example("grpc_client")
-    loaded, specs = tf.saved_model.load(exported.path), signature_inputs(exported.path)
+    specs = signature_inputs(exported.path)
     for (signature, inputs), wanted in zip(exported.requests, exported.responses):
         sent = client.make_request("glow", signature, inputs).SerializeToString()
         request = PredictRequest.FromString(sent)
@@ -437,7 +469,8 @@ def test_grpc_client(exported):
         assert received.keys() == specs[signature].keys()
         for name, (dtype, shape) in specs[signature].items():
             assert received[name].dtype == dtype and shape.is_compatible_with(received[name].shape)
-        outputs = loaded.signatures[signature](**{k: tf.constant(v) for k, v in received.items()})
+        inputs = {name: tf.constant(value) for name, value in received.items()}
+        outputs = exported.loaded.signatures[signature](**inputs)
         response = PredictResponse(
             outputs={name: tf.make_tensor_proto(value) for name, value in outputs.items()}
         )
@@ -447,7 +480,7 @@ def test_grpc_client(exported):
 @on_images_and_vectors
 def test_rest_client(exported):
     client = example("rest_client")
-    loaded, specs = tf.saved_model.load(exported.path), signature_inputs(exported.path)
+    specs = signature_inputs(exported.path)
     for (signature, inputs), wanted in zip(exported.requests, exported.responses):
         lists = {name: value.tolist() for name, value in inputs.items()}
         request = json.loads(client.make_request(signature, lists))
@@ -457,7 +490,8 @@ def test_rest_client(exported):
             name: tf.ensure_shape(tf.constant(request["inputs"][name], dtype), shape)
             for name, (dtype, shape) in specs[signature].items()
         }
-        outputs = {k: v.numpy() for k, v in loaded.signatures[signature](**received).items()}
+        tensors = exported.loaded.signatures[signature](**received)
+        outputs = {name: tensor.numpy() for name, tensor in tensors.items()}
         lists = {name: value.tolist() for name, value in outputs.items()}
         # As TF Serving writes it, whose rule for a single output this is.
         text = json.dumps({"outputs": lists if len(lists) > 1 else next(iter(lists.values()))})

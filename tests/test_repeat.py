@@ -109,12 +109,9 @@ SHAPES = {"checkerboard": (3, 2, 2), "tokens": (3, 4)}
 @pytest.mark.parametrize("policy", ["float64"], indirect=True)
 def test_a_reversible_gradient_is_that_of_the_loop(name, policy):
     shape = SHAPES.get(name, (5,))
-    loop = make_repeat(STEPS[name](), 3, shape, 0.2)
-    reversible = layers.Repeat(STEPS[name](), 3, reversible=True)
-    reversible.build((None, *shape))
-    reversible.set_weights(loop.get_weights())
-    actual = with_gradients(reversible, batch(shape))
-    desired = with_gradients(loop, batch(shape), traced=False)  # sooner than a trace
+    repeat = make_repeat(STEPS[name](), 3, shape, 0.2, reversible=True)
+    actual = with_gradients(repeat, batch(shape))
+    desired = with_gradients(repeat, batch(shape), traced=False)  # eagerly, nothing is inverted
     for value, wanted in zip((*actual[:3], *actual[3]), (*desired[:3], *desired[3]), strict=True):
         assert distance(value, wanted) < 1e-10
 
@@ -126,23 +123,20 @@ def test_a_reversible_gradient_of_the_gradient_is_that_of_the_loop(policy):
         return layers.Chain([layers.ActNorm(), layers.InvertibleConv1x1(), coupling])
 
     shape = (4,)
-    loop = make_repeat(step(), 2, shape, 0.2)
-    reversible = layers.Repeat(step(), 2, reversible=True)
-    reversible.build((None, *shape))
-    reversible.set_weights(loop.get_weights())
+    repeat = make_repeat(step(), 2, shape, 0.2, reversible=True)
 
-    def penalty_gradients(layer, x):
+    def penalty_gradients(x):
         with tf.GradientTape() as outer:
             with tf.GradientTape() as inner:
                 inner.watch(x)
-                z, log_det = layer.forward_and_log_det(x, training=True)
+                z, log_det = repeat.forward_and_log_det(x, training=True)
                 log_prob = log_det - tf.reduce_sum(z**2, axis=range(1, len(z.shape)))
             penalty = tf.reduce_sum(inner.gradient(log_prob, x) ** 2)
-        return outer.gradient(penalty, layer.trainable_weights)
+        return outer.gradient(penalty, repeat.trainable_weights)
 
     x = tf.constant(batch(shape))
-    traced = tf.function(penalty_gradients, autograph=False)(reversible, x)
-    for actual, desired in zip(traced, penalty_gradients(loop, x), strict=True):
+    traced = tf.function(penalty_gradients, autograph=False)(x)
+    for actual, desired in zip(traced, penalty_gradients(x), strict=True):  # nothing is inverted
         assert (actual is None) == (desired is None)
         assert actual is None or distance(actual, desired) < 1e-9
 
@@ -157,7 +151,8 @@ def test_each_step_draws_its_own_constants():
     np.testing.assert_array_equal(orders, before)
     x = batch((5,))
     z, log_det = layers.Chain(repeat.get_steps()).forward_and_log_det(x)
-    for value, wanted in zip(tf.function(repeat.forward_and_log_det)(x), (z, log_det), strict=True):
+    traced = tf.function(repeat.forward_and_log_det, autograph=False)
+    for value, wanted in zip(traced(x), (z, log_det), strict=True):
         assert distance(value, wanted) < 1e-5
 
 
@@ -185,7 +180,9 @@ class Told(Bijection):
 
 def test_a_users_layer_says_what_is_constant_and_what_is_not_invertible():
     def operations(layer):
-        function = tf.function(lambda x: layer.forward_and_log_det(x, training=True)[0])
+        function = tf.function(
+            lambda x: layer.forward_and_log_det(x, training=True)[0], autograph=False
+        )
         graph = function.get_concrete_function(tf.zeros((2, 4))).graph
         return [operation.type for operation in graph.get_operations()]
 
@@ -203,28 +200,22 @@ def test_gradient_of_the_inverse():
     repeat = make_repeat(glow_step(networks.MLP(5)), 3, (4,), reversible=True)
     z = tf.convert_to_tensor(batch((4,)))
 
-    def gradients(layer):
-        @tf.function(autograph=False)
-        def compute(z):
-            with tf.GradientTape() as tape:
-                tape.watch(z)
-                x, log_det = layer.inverse_and_log_det(z)
-                loss = tf.reduce_sum(x**2) + tf.reduce_sum(log_det)
-            return tape.gradient(loss, z)
+    def gradient(z, layer=repeat):
+        with tf.GradientTape() as tape:
+            tape.watch(z)
+            x, log_det = layer.inverse_and_log_det(z)
+            loss = tf.reduce_sum(x**2) + tf.reduce_sum(log_det)
+        return tape.gradient(loss, z)
 
-        return compute(z)
-
-    assert distance(gradients(repeat), gradients(layers.Chain(repeat.get_steps()))) < 1e-4
+    traced = tf.function(gradient, autograph=False)(z)
+    assert distance(traced, gradient(z, layers.Chain(repeat.get_steps()))) < 1e-4
 
 
 def test_condition_reaches_the_backward_pass():
-    def make(**options):
-        return make_repeat(layers.LearnedPrior(num_classes=3), 2, (4,), **options)
-
+    repeat = make_repeat(layers.LearnedPrior(num_classes=3), 2, (4,), reversible=True)
     labels = tf.constant([2, 0, 1])
     actual, desired = (
-        with_gradients(make(reversible=reversible), batch((4,)), labels)
-        for reversible in (True, False)
+        with_gradients(repeat, batch((4,)), labels, traced) for traced in (True, False)
     )
     for value, wanted in zip((actual[2], *actual[3]), (desired[2], *desired[3]), strict=True):
         assert distance(value, wanted) < 1e-4
@@ -276,7 +267,7 @@ def test_graph_does_not_grow_with_depth(reversible):
         model.optimizer.build(model.trainable_variables)
         return nodes(model.train_step, tf.zeros((2, 4)))
 
-    np.testing.assert_allclose(training_step(16), training_step(4), rtol=0.01)
+    assert training_step(6) == training_step(2)
 
 
 @keras.saving.register_keras_serializable(package="tests")
@@ -435,7 +426,8 @@ def test_frozen_steps_keep_their_moving_averages():
     repeat = make_repeat(layers.BatchNorm(), 2, (4,))
     before = repeat.get_weights()
     repeat.trainable = False
-    z, _ = tf.function(lambda x: repeat.forward_and_log_det(x, training=True))(batch((4,)))
+    traced = tf.function(repeat.forward_and_log_det, autograph=False)
+    z, _ = traced(batch((4,)), training=True)
     np.testing.assert_allclose(z, repeat(batch((4,))), rtol=1e-6)
     for value, desired in zip(repeat.get_weights(), before):
         np.testing.assert_array_equal(value, desired)
@@ -515,7 +507,7 @@ def test_reversible_models_take_the_same_weights_and_learn_the_same(make, tmp_pa
     other.load_weights(tmp_path / "model.weights.h5")
     losses = []
     for trained in (model, other):
-        trained.compile(keras.optimizers.SGD(1e-3))
+        trained.compile(keras.optimizers.SGD(1e-3), run_eagerly=not trained.reversible)
         batches = tf.data.Dataset.from_tensor_slices(x).batch(5)
         losses.append(trained.fit(batches, epochs=3, verbose=0).history["loss"])
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-5)
