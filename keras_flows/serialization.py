@@ -16,6 +16,9 @@ class ConstructorConfig:
     else than registered classes is ever restored.
     """
 
+    absent = {}
+    """What arguments were, before there were any, where a config does not have them."""
+
     def __new__(cls, *args, **kwargs):
         instance = super().__new__(cls, *args, **kwargs)
         instance.__dict__["_keywords"] = tuple(kwargs)  # before Keras may track attributes
@@ -37,7 +40,7 @@ class ConstructorConfig:
             name: keras.saving.deserialize_keras_object(value)
             if isinstance(value, dict | list) and name != "dtype"
             else value
-            for name, value in config.items()
+            for name, value in {**cls.absent, **config}.items()
         }
         layer = super().from_config(restored)
         if not config.get("trainable", True):

@@ -11,7 +11,7 @@ from keras_flows.flow import Flow
 from keras_flows.networks import MLP, ConvNet, ScaledConv2D
 from keras_flows.private import flatten_layers
 from keras_flows.zoo.levels import resolve_levels
-from keras_flows.zoo.scaling import scale_images
+from keras_flows.zoo.scaling import scale
 
 COUPLINGS = {
     "affine": layers.AffineCoupling,
@@ -45,11 +45,14 @@ class Glow(Flow):
             log-likelihood. The paper's 0.01 makes the classes differ more; 0 is no classifier.
         logit_alpha: of a `Logit` before the first level, for images of which many pixels are black
             or white; 1e-6 is usual for MNIST. None, as in the paper, for none.
+        standardize: whether vectors are standardised first (`layers.Standardize`).
         bits, adapt_examples, seed: as for `Flow`.
 
     Raises:
         ValueError: for arguments out of range, and sizes that `levels` cannot halve.
     """
+
+    absent = {"standardize": False}
 
     def __init__(
         self,
@@ -64,6 +67,7 @@ class Glow(Flow):
         classifier_weight=0.0,
         logit_alpha=None,
         bits=None,
+        standardize=True,
         adapt_examples=None,
         seed=None,
         dtype=None,
@@ -73,7 +77,7 @@ class Glow(Flow):
         check_integers(1, depth=depth, width=width)
         check_one_of(COUPLINGS, coupling=coupling)
         levels = resolve_levels(levels, input_shape, default=3)
-        first = scale_images(input_shape, bits, logit_alpha, offset=-0.5, dtype=dtype)
+        first = scale(input_shape, bits, logit_alpha, standardize, offset=-0.5, dtype=dtype)
         require(
             0 <= classifier_weight < math.inf and not (classifier_weight and num_classes is None),
             "Argument `classifier_weight` must be a finite number of at least 0, and 0 without "
@@ -113,6 +117,7 @@ class Glow(Flow):
             )
         else:
             bijection = level(is_last=True)
+            bijection = layers.Chain([*first, bijection], dtype=dtype) if first else bijection
         super().__init__(
             bijection,
             input_shape,
@@ -129,6 +134,7 @@ class Glow(Flow):
         self.coupling = coupling
         self.classifier_weight = classifier_weight
         self.logit_alpha = logit_alpha
+        self.standardize = standardize
         self.reversible = reversible
         if classifier_weight:
             # A linear map, zero at the start, with log scales, of what is one cell.

@@ -5,7 +5,7 @@ from keras_flows.arguments import check_input_shape, check_integers
 from keras_flows.flow import Flow
 from keras_flows.networks import MLP
 from keras_flows.zoo.pairs import in_pairs
-from keras_flows.zoo.scaling import scale_images
+from keras_flows.zoo.scaling import scale
 
 
 @keras.saving.register_keras_serializable(package="keras_flows")
@@ -24,11 +24,14 @@ class NICE(Flow):
         prior: "logistic" or "gaussian".
         logit_alpha: as for `Glow`.
         reversible: as for `Glow`, from `depth` 6 on.
+        standardize: whether vectors are standardised first (`layers.Standardize`).
         bits, adapt_examples, seed: as for `Flow`.
 
     Raises:
         ValueError: for arguments out of range.
     """
+
+    absent = {"standardize": False}
 
     def __init__(
         self,
@@ -41,6 +44,7 @@ class NICE(Flow):
         logit_alpha=None,
         reversible=False,
         bits=None,
+        standardize=True,
         adapt_examples=None,
         seed=None,
         dtype=None,
@@ -48,7 +52,7 @@ class NICE(Flow):
     ):
         check_input_shape(input_shape)
         check_integers(1, depth=depth, width=width, num_hidden=num_hidden)
-        first = scale_images(input_shape, bits, logit_alpha, dtype=dtype)
+        first = scale(input_shape, bits, logit_alpha, standardize, dtype=dtype)
         if len(input_shape) == 3:
             first.append(layers.Flatten(dtype=dtype))
 
@@ -72,4 +76,5 @@ class NICE(Flow):
         self.width = width
         self.num_hidden = num_hidden
         self.logit_alpha = logit_alpha
+        self.standardize = standardize
         self.reversible = reversible

@@ -7,7 +7,7 @@ from keras_flows.layers.squeeze import cell_order
 from keras_flows.networks import MLP, ResNet, WeightNormConv2D
 from keras_flows.zoo.levels import resolve_levels
 from keras_flows.zoo.pairs import in_pairs
-from keras_flows.zoo.scaling import scale_images
+from keras_flows.zoo.scaling import scale
 
 # Of the weight norm's magnitudes and of the checkerboard couplings' bound, as released; in nats.
 L2 = 5e-5
@@ -34,11 +34,14 @@ class RealNVP(Flow):
         batch_norm: whether a batch normalisation follows each coupling.
         logit_alpha: of the `Logit` that images start with; None for none.
         reversible: as for `Glow`, from `depth` 6 on; needs `batch_norm=False`.
+        standardize: whether vectors are standardised first (`layers.Standardize`).
         bits, adapt_examples, seed: as for `Flow`.
 
     Raises:
         ValueError: for arguments out of range, and sizes that `levels` cannot halve.
     """
+
+    absent = {"standardize": False}
 
     def __init__(
         self,
@@ -52,6 +55,7 @@ class RealNVP(Flow):
         logit_alpha=0.05,
         reversible=False,
         bits=None,
+        standardize=True,
         adapt_examples=None,
         seed=None,
         dtype=None,
@@ -63,7 +67,8 @@ class RealNVP(Flow):
         width = (32 if is_image else 128) if width is None else width
         check_integers(1, depth=depth, width=width, num_blocks=num_blocks)
         levels = resolve_levels(levels, input_shape, default=2, unsqueezed=1)
-
+        alpha = logit_alpha if is_image else None
+        first = scale(input_shape, bits, alpha, standardize, dtype=dtype)
         require(
             not (reversible and batch_norm),
             "Argument `reversible` needs batch_norm=False: batch normalisation forgets its batch's "
@@ -77,11 +82,12 @@ class RealNVP(Flow):
 
         if is_image:
             bijection = _image_bijection(
-                *(input_shape, in_turns, levels, depth, width, num_blocks, batch_norm),
-                *(logit_alpha, bits, dtype),
+                *(first, input_shape, in_turns, levels, depth, width, num_blocks, batch_norm, dtype)
             )
         else:
-            bijection = _vector_bijection(in_turns, depth, width, num_blocks, batch_norm, dtype)
+            bijection = _vector_bijection(
+                *(first, in_turns, depth, width, num_blocks, batch_norm, dtype)
+            )
         super().__init__(
             bijection,
             input_shape,
@@ -97,20 +103,21 @@ class RealNVP(Flow):
         self.num_blocks = num_blocks
         self.batch_norm = batch_norm
         self.logit_alpha = logit_alpha
+        self.standardize = standardize
         self.reversible = reversible
 
 
-def _vector_bijection(in_turns, depth, width, num_blocks, batch_norm, dtype):
+def _vector_bijection(first, in_turns, depth, width, num_blocks, batch_norm, dtype):
     def coupling(swap):
         network = MLP(width, num_blocks, dtype=dtype)
         norm = [layers.BatchNorm(dtype=dtype)] if batch_norm else []
         return [layers.AffineCoupling(network, swap=swap, scale="tanh", dtype=dtype), *norm]
 
-    return layers.Chain(in_turns(coupling, depth), dtype=dtype)
+    return layers.Chain([*first, *in_turns(coupling, depth)], dtype=dtype)
 
 
 def _image_bijection(
-    input_shape, in_turns, levels, depth, width, num_blocks, batch_norm, logit_alpha, bits, dtype
+    first, input_shape, in_turns, levels, depth, width, num_blocks, batch_norm, dtype
 ):
     l2 = keras.regularizers.L2(L2)
 
@@ -150,7 +157,7 @@ def _image_bijection(
     channels = input_shape[-1]
     return layers.Chain(
         [
-            *scale_images(input_shape, bits, logit_alpha, dtype=dtype),
+            *first,
             layers.MultiScale(
                 # A level squeezes by 4 and hands on half: its successor has twice the channels.
                 [layers.Chain(level(i, channels * 2**i), dtype=dtype) for i in range(levels)],

@@ -1,13 +1,14 @@
-"""From the bins of images to what the first coupling sees."""
+"""From data to what the first coupling sees."""
 
 from keras_flows import layers
 from keras_flows.arguments import require
 
 
-def scale_images(input_shape, bits, logit_alpha, *, offset=0.0, dtype):
-    """The first layers of a model: to [0, 1] + offset or, if `logit_alpha` is given, its logits.
+def scale(input_shape, bits, logit_alpha, standardize, *, offset=0.0, dtype):
+    """The first layers of a model.
 
-    Vectors have no such layers, and a ValueError if `logit_alpha` is given.
+    Images go to [0, 1] + offset or, if `logit_alpha` is given, to the logits of it; vectors are
+    standardised, if asked for, and have a ValueError for `logit_alpha`.
     """
     if len(input_shape) == 1:
         require(
@@ -16,7 +17,7 @@ def scale_images(input_shape, bits, logit_alpha, *, offset=0.0, dtype):
             logit_alpha=logit_alpha,
             input_shape=tuple(input_shape),
         )
-        return []
+        return [layers.Standardize(dtype=dtype)] if standardize else []
     bins = 2 ** (8 if bits is None else bits)
     if logit_alpha is None:
         return [layers.Rescale(1 / bins, offset, dtype=dtype)]
