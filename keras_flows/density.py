@@ -43,7 +43,7 @@ class Density(TracedModel):
         )
         check_one_of(PRIORS, prior=prior)
         super().__init__(**kwargs)
-        if data_spec.num_classes is not None:
+        if data_spec.condition.num_classes is not None:
             reads = any(
                 getattr(layer, "reads_condition", False) for layer in flatten_layers(bijection)
             )
@@ -52,7 +52,7 @@ class Density(TracedModel):
                 "Argument `num_classes` needs a bijection of which some layer reads the labels, as "
                 "`layers.LearnedPrior(num_classes=n)` does, or one of your own with "
                 "`reads_condition = True`: else all classes would have the same density",
-                num_classes=data_spec.num_classes,
+                num_classes=data_spec.condition.num_classes,
             )
         self.bijection = bijection
         self.data_spec = data_spec
@@ -92,7 +92,7 @@ class Density(TracedModel):
         """
         self._check_adapted("decode")
         z = self.data_spec.latent(z)
-        labels = self.data_spec.check_labels(labels, z.shape[0])
+        labels = self.data_spec.condition.check(labels, z.shape[0])
         data, overflowed = of_rows(self.traced(self.data_and_overflow), z, labels)
         _warn_of(overflowed)
         return data
@@ -129,7 +129,7 @@ class Density(TracedModel):
             check_integers(0, seed=seed)
         seeds = tf.stack([tf.fill([n], tf.cast(seed, tf.int32)), tf.range(int(n))], axis=1)
         temperatures = tf.fill([n], tf.cast(temperature, self.compute_dtype))
-        labels = self.data_spec.labels_for(n, labels)
+        labels = self.data_spec.condition.for_samples(n, labels)
         data, overflowed = self.traced(self.samples_and_overflow)(seeds, temperatures, labels)
         _warn_of(overflowed)
         return data
@@ -199,7 +199,7 @@ class Density(TracedModel):
                 '`model(x)["log_prob"]` or `model(x)["latent"]`.'
             )
         x = self.data_spec.check(_tensor(self.data_spec.array(x)))
-        return x, self.data_spec.check_labels(labels, x.shape[0])
+        return x, self.data_spec.condition.check(labels, x.shape[0])
 
 
 def _tensor(x):

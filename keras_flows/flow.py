@@ -5,16 +5,17 @@ import keras
 from keras_flows import distribute, layer_changes
 from keras_flows import export as saved_model
 from keras_flows import presets as preset_folders
+from keras_flows.adapted_density import AdaptedDensity
 from keras_flows.arguments import check_integers, require
 from keras_flows.data_spec import DataSpec
-from keras_flows.density import Density, of_rows
+from keras_flows.density import of_rows
 from keras_flows.private import flatten_layers
 from keras_flows.serialization import SetLater
 from keras_flows.training import LikelihoodTraining
 
 
 @keras.saving.register_keras_serializable(package="keras_flows")
-class Flow(SetLater, LikelihoodTraining, Density):
+class Flow(SetLater, LikelihoodTraining, AdaptedDensity):
     """A normalizing flow: dequantisation, a bijection to a flat latent, and a base distribution.
 
     log p(x) = log prior(z) + log |det dz/dx|, z = bijection(x + u), in nats, of the data as given.
@@ -99,7 +100,7 @@ class Flow(SetLater, LikelihoodTraining, Density):
 
     def call(self, inputs, labels=None, training=False):
         inputs = self.data_spec.check(inputs)
-        labels = self.data_spec.check_labels(labels, inputs.shape[0])
+        labels = self.data_spec.condition.check(labels, inputs.shape[0])
         x = self.dequantize(inputs)
         if training:  # when a row more would change the statistics of the batch
             latent, log_prob = self.latent_and_log_prob(x, labels, training)
@@ -110,7 +111,7 @@ class Flow(SetLater, LikelihoodTraining, Density):
     def compute_output_spec(self, inputs, labels=None, training=False):
         self.data_spec.check_spec(inputs)
         if labels is None:
-            self.data_spec.check_labels(None)
+            self.data_spec.condition.check(None)
         batch = inputs.shape[0]
         return {
             "latent": keras.KerasTensor((batch, self.size), self.compute_dtype),

@@ -1,4 +1,4 @@
-"""How a flow is trained: adapted to data first, then by its negative log-likelihood."""
+"""How a flow is trained: by its negative log-likelihood."""
 
 import math
 
@@ -13,64 +13,13 @@ from keras_flows.distributed_model import DistributedModel
 from keras_flows.private import flatten_layers
 from keras_flows.refusal import Refusal
 
-# How many examples a model adapts to by default.
-IMAGES, VECTORS = 256, 10_000
-
 
 class LikelihoodTraining(DistributedModel):
-    """Mixin of a `Density`: `adapt`, and Keras' `compile`, `fit`, `evaluate` and `predict`.
+    """Mixin of an `AdaptedDensity`: Keras' `compile`, `fit`, `evaluate` and `predict`."""
 
-    Args:
-        adapt_examples: how many examples `fit` adapts to; None for 256 images or 10,000 vectors.
-        seed: of the noise in `fit`, `evaluate` and `adapt`.
-    """
-
-    def __init__(self, *args, adapt_examples, seed, **kwargs):
+    def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        self.adapt_examples = adapt_examples
-        self.seed = seed
         self._bits_per_dim = keras.metrics.Mean(name="bits_per_dim")
-        self._adapted = self.add_weight(
-            name="adapted",
-            shape=(),
-            dtype="bool",
-            initializer="zeros",
-            trainable=False,
-            aggregation="only_first_replica",
-        )
-
-    @property
-    def adapted(self):
-        """Whether `adapt` has been called, or nothing depends on the data, or it has been trained.
-
-        A gradient through an unadapted model tells that another model trains it.
-        """
-        with tf.init_scope():
-            data_dependent = any(
-                getattr(layer, "data_dependent", False) for layer in flatten_layers(self)
-            )
-            return not data_dependent or bool(self._adapted.numpy())
-
-    def adapt(self, x, y=None):
-        """Sets data-dependent initial weights from `adapt_examples` examples.
-
-        They are the first; of an array of vectors, rows drawn at random. `fit` calls this if nobody
-        has. Calling it again adapts again, over what was trained.
-
-        Args:
-            x: a tf.data.Dataset of batches of x or (x, label), an array, a data frame, whose
-                columns' names the model then knows, or a PyDataset.
-            y: labels, if x is an array.
-
-        Raises:
-            ValueError: among others, for vectors with a feature that varies nowhere in an array, or
-                in what is read of a dataset.
-        """
-        columns = self.data_spec.columns or data_frames.column_names(x)
-        x = self.data_spec.array(x)
-        self.data_spec.check_source(x, y)
-        self._adapt(self._examples(x, y))
-        self.data_spec.columns = columns
 
     def compile(self, optimizer="adam", **kwargs):
         """As in Keras, without losses and metrics: a flow has its own."""
@@ -173,7 +122,7 @@ class LikelihoodTraining(DistributedModel):
         """Updates weights and metrics by a batch whose values, on all replicas, are valid."""
         x, y, _ = keras.utils.unpack_x_y_sample_weight(data)
         self.data_spec.check_spec(x)
-        labels = self.data_spec.check_labels(y)
+        labels = self.data_spec.condition.check(y)
         rules = {} if tf.executing_eagerly() else self.data_spec.broken(x, labels)
         if not rules:
             return self._update(data)
@@ -207,21 +156,6 @@ class LikelihoodTraining(DistributedModel):
         """What a subclass adds to each example's loss, (batch,) in nats, given its latent."""
         return ops.zeros_like(z[:, 0])
 
-    def latent_and_log_prob(self, x, labels=None, training=False):
-        outputs = super().latent_and_log_prob(x, labels, training)
-        if self.adapted or not self.trainable_weights:
-            return outputs
-
-        @tf.custom_gradient
-        def noticing_gradients(*outputs):
-            def gradient(*gradients):
-                self._adapted.assign(True)  # another model trains this one
-                return gradients
-
-            return outputs, gradient
-
-        return noticing_gradients(*outputs)
-
     def _step(self, data, kind, counter, training):
         """Updates the metrics and returns this replica's share of the loss, in nats per example."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
@@ -229,7 +163,7 @@ class LikelihoodTraining(DistributedModel):
         private.clear_losses(self)
         x = self.data_spec.check(x)
         x = self.dequantize(x, self._noise(x, kind, counter))
-        labels = self.data_spec.check_labels(y)
+        labels = self.data_spec.condition.check(y)
         z, log_prob = self.latent_and_log_prob(x, labels, training)
         count = ops.cast(ops.shape(log_prob)[0], log_prob.dtype)
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
@@ -239,29 +173,3 @@ class LikelihoodTraining(DistributedModel):
         loss.update_state(total / ops.maximum(count, 1) + penalty, sample_weight=count)
         self._bits_per_dim.update_state(-log_prob / (self.data_spec.size * math.log(2)))
         return total / ops.maximum(distribute.global_sum(count), 1) + penalty / replicas
-
-    def _noise(self, x, kind, counter=0):
-        return self.data_spec.noise(x, kind, self.seed, counter, distribute.replica_id())
-
-    def _examples(self, x, y, batch_size=None, validation_split=0.0):
-        """What to adapt to, checked, by its values, too."""
-        is_image = self.data_spec.is_image
-        count = self.adapt_examples or (IMAGES if is_image else VECTORS)
-        if validation_split and hasattr(x, "shape"):
-            training = math.floor(len(x) * (1 - validation_split))  # as Keras splits
-            x, y = x[:training], y if y is None else y[:training]
-        first = first_examples.read(x, y, count, batch_size, None if is_image else self.seed)
-        self._check_examples(first)
-        self.data_spec.check_variation(first.x, of=x)
-        return first
-
-    def _adapt(self, first):
-        labels = self.data_spec.check_labels(first.y)
-        x = self.dequantize(first.x, self._noise(first.x, dequantization.ADAPT))
-        with self.distribute_strategy.scope():  # in which statistics are those of all workers
-            self.bijection.adapt(x, labels)
-        self._adapted.assign(True)
-
-    def _check_examples(self, first):
-        self.data_spec.check(first.x)
-        self.data_spec.check_labels(first.y, len(first.x))

@@ -1,0 +1,108 @@
+"""A density some of whose initial weights depend on the data."""
+
+import math
+
+import tensorflow as tf
+
+from keras_flows import data_frames, dequantization, distribute, first_examples
+from keras_flows.density import Density
+from keras_flows.private import flatten_layers
+
+# How many examples a model adapts to by default.
+IMAGES, VECTORS = 256, 10_000
+
+
+class AdaptedDensity(Density):
+    """A `Density` that is adapted to data before it is used.
+
+    Args:
+        adapt_examples: how many examples `fit` adapts to; None for 256 images or 10,000 vectors.
+        seed: of the noise in `fit`, `evaluate` and `adapt`, and of the rows of arrays to adapt to.
+    """
+
+    def __init__(self, *args, adapt_examples, seed, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.adapt_examples = adapt_examples
+        self.seed = seed
+        self._adapted = self.add_weight(
+            name="adapted",
+            shape=(),
+            dtype="bool",
+            initializer="zeros",
+            trainable=False,
+            aggregation="only_first_replica",
+        )
+
+    @property
+    def adapted(self):
+        """Whether `adapt` has been called, or nothing depends on the data, or it has been trained.
+
+        A gradient through an unadapted model tells that another model trains it.
+        """
+        with tf.init_scope():
+            data_dependent = any(
+                getattr(layer, "data_dependent", False) for layer in flatten_layers(self)
+            )
+            return not data_dependent or bool(self._adapted.numpy())
+
+    def adapt(self, x, y=None):
+        """Sets data-dependent initial weights from `adapt_examples` examples.
+
+        They are the first; of an array of vectors, rows drawn at random. `fit` calls this if nobody
+        has. Calling it again adapts again, over what was trained.
+
+        Args:
+            x: a tf.data.Dataset of batches of x or (x, label), an array, a data frame, whose
+                columns' names the model then knows, or a PyDataset.
+            y: labels, if x is an array.
+
+        Raises:
+            ValueError: among others, for vectors with a feature that varies nowhere in an array, or
+                in what is read of a dataset.
+        """
+        columns = self.data_spec.columns or data_frames.column_names(x)
+        x = self.data_spec.array(x)
+        self.data_spec.check_source(x, y)
+        self._adapt(self._examples(x, y))
+        self.data_spec.columns = columns
+
+    def latent_and_log_prob(self, x, labels=None, training=False):
+        outputs = super().latent_and_log_prob(x, labels, training)
+        if self.adapted or not self.trainable_weights:
+            return outputs
+
+        @tf.custom_gradient
+        def noticing_gradients(*outputs):
+            def gradient(*gradients):
+                self._adapted.assign(True)  # another model trains this one
+                return gradients
+
+            return outputs, gradient
+
+        return noticing_gradients(*outputs)
+
+    def _noise(self, x, kind, counter=0):
+        return self.data_spec.noise(x, kind, self.seed, counter, distribute.replica_id())
+
+    def _examples(self, x, y, batch_size=None, validation_split=0.0):
+        """What to adapt to, checked, by its values, too."""
+        is_image = self.data_spec.is_image
+        count = self.adapt_examples or (IMAGES if is_image else VECTORS)
+        if validation_split and hasattr(x, "shape"):
+            training = math.floor(len(x) * (1 - validation_split))  # as Keras splits
+            x, y = x[:training], y if y is None else y[:training]
+        first = first_examples.read(x, y, count, batch_size, None if is_image else self.seed)
+        self._check_examples(first)
+        self.data_spec.check_variation(first.x, of=x)
+        return first
+
+    def _adapt(self, first):
+        labels = self.data_spec.condition.check(first.y)
+        x = self.dequantize(first.x, self._noise(first.x, dequantization.ADAPT))
+        with self.distribute_strategy.scope():  # in which statistics are those of all workers
+            self.bijection.adapt(x, labels)
+        self._adapted.assign(True)
+
+    def _check_examples(self, first):
+        self.data_spec.check(first.x)
+        self.data_spec.condition.check(first.y, len(first.x))
