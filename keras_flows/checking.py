@@ -140,9 +140,7 @@ def _noise_on(layer):
             if id(weight) in trainable:
                 value = weight + noise
                 weight.assign(value if weight.constraint is None else weight.constraint(value))
-            elif (
-                "moving_" in weight.name
-            ):  # as Keras names averages, of which variances are positive
+            elif "moving_" in weight.name:  # so Keras names averages; variances are positive
                 weight.assign(weight + abs(noise))
         yield
     finally:
