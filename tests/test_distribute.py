@@ -2,6 +2,8 @@
 
 import csv
 import json
+import multiprocessing
+import os
 import pathlib
 import runpy
 import signal
@@ -40,6 +42,30 @@ def environment(monkeypatch):
 
 def replicas(strategy, output, cases):
     return [sys.executable, *map(str, (ROOT / "tests" / "replicas.py", strategy, output)), *cases]
+
+
+# Processes fork from one that has imported TensorFlow, which takes longer than to learn.
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["keras_flows"])
+
+
+class Fork(FORKS.Process):
+    """As `subprocess.Popen` runs a Python script."""
+
+    def __init__(self, command, *, env=os.environ, stderr):
+        super().__init__()
+        self.command, self.environment, self.log = command, dict(env), stderr.name
+        self.start()
+
+    def run(self):
+        os.environ.update(self.environment)
+        os.dup2(os.open(self.log, os.O_WRONLY | os.O_APPEND), 2)
+        sys.argv = self.command[1:]
+        runpy.run_path(sys.argv[0], run_name="__main__")
+
+    def wait(self, timeout):
+        self.join(timeout)
+        return self.exitcode
 
 
 @pytest.fixture
@@ -86,7 +112,7 @@ def assert_same(output, desired, cases):
 def check_replicas(count, cases, folder, run_here):
     """That `count` devices of one process learn what one does."""
     with open(folder / "log", "w") as log:
-        many = subprocess.Popen(replicas(count, folder / "many", cases), stderr=log)
+        many = Fork(replicas(count, folder / "many", cases), stderr=log)
     run_here(replicas("none", folder / "one", cases))
     finish([many], folder / "log")
     assert_same(folder / "many", folder / "one", cases)
@@ -94,8 +120,9 @@ def check_replicas(count, cases, folder, run_here):
 
 def check_workers(count, cases, folder, run_here):
     """That `count` processes learn what one does."""
-    with open(folder / "log", "w") as log:
+    with open(folder / "log", "w") as log, pytest.MonkeyPatch.context() as patch:
         command = replicas("multi_worker", folder / "many", cases)
+        patch.setattr(subprocess, "Popen", Fork)
         workers = cluster.start_workers(command, count, stderr=log)
     run_here(replicas("none", folder / "one", cases))
     finish(workers, folder / "log")

@@ -292,8 +292,9 @@ def test_evaluations_of_the_networks(reversible, evaluations):
 
 
 MEMORY = """
+import keras
 import tensorflow as tf
-from keras_flows import layers, networks
+from keras_flows import layers
 
 # One op at a time: how many are under way at once is chance.
 tf.config.threading.set_inter_op_parallelism_threads(1)
@@ -305,7 +306,8 @@ def peak():
 
 
 def gradients(reversible):
-    step = layers.AffineCoupling(networks.ConvNet(64))
+    network = keras.layers.Dense(128, activation="relu")  # much to hold, little to compute
+    step = layers.AffineCoupling(network, output_layer=keras.layers.Dense(4))
     repeat = layers.Repeat(step, 16, reversible=reversible)
     repeat.build((None, 32, 32, 4))
 
@@ -333,7 +335,7 @@ def test_memory_of_a_reversible_gradient_is_that_of_few_steps(monkeypatch):
     # What is freed is given back, so that the peak is of what is held and not of the heap's holes.
     monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", "65536")
     monkeypatch.setenv("MALLOC_ARENA_MAX", "1")
-    # MiB above those of a batch of one. Each step's activations take 2 * 16 * 32**2 * 64 floats,
+    # MiB above those of a batch of one. Each step's activations take 16 * 32**2 * 128 floats,
     # 8 MiB; a step and its gradient some more, and threads and kernels some 20, at any depth.
     reversible, loop = map(float, run_python(MEMORY).split())
     assert 8 < reversible < 8 * 8
