@@ -45,7 +45,9 @@ def half_precision_vectors():
 
 
 def double_precision_vectors():
-    return zoo.NICE((3,), depth=2, width=4, num_hidden=1, dtype="float64"), VECTORS, {}
+    model = zoo.NICE((3,), depth=2, width=4, num_hidden=1, dtype="float64")
+    model.adapt(VECTORS)
+    return model, VECTORS, {}
 
 
 MODELS = (image_glow, half_precision_vectors, double_precision_vectors)
