@@ -742,7 +742,7 @@ def test_evaluate_is_inference():
         np.testing.assert_array_equal(weight, old)
 
 
-@pytest.mark.parametrize("model", [zoo.NICE, zoo.RealNVP, zoo.Glow])
+@pytest.mark.parametrize("model", [zoo.NICE, zoo.RealNVP, zoo.NSF, zoo.Glow])
 def test_zoo_keeps_bits(model):
     flow = model((2, 2, 1), depth=1, width=4, bits=3)
     assert flow.bits == flow.get_config()["bits"] == 3

@@ -14,6 +14,7 @@ from keras_flows.private import flatten_layers
 MLP, CONV = {"depth": 2, "width": 4}, {"depth": 1, "width": 4}
 NICE = {**MLP, "num_hidden": 1}
 REAL_NVP = {**CONV, "num_blocks": 1}
+NSF = {**MLP, "num_blocks": 1, "bins": 3}
 
 # name -> (model, input_shape, options)
 CASES = {
@@ -35,6 +36,9 @@ CASES = {
         {**REAL_NVP, "levels": 1, "batch_norm": False, "logit_alpha": None},
     ),
     "real_nvp_3_levels": (zoo.RealNVP, (4, 4, 2), {**REAL_NVP, "levels": 3, "bits": 5}),
+    "nsf_2": (zoo.NSF, (2,), {**NSF, "dropout": 0.1}),
+    "nsf_5_reversible": (zoo.NSF, (5,), {**NSF, "reversible": True, "standardize": False}),
+    "nsf_image": (zoo.NSF, (4, 4, 1), {**NSF, "levels": 2, "bits": 5}),
     "glow_2": (zoo.Glow, (2,), MLP),
     "glow_5_additive": (zoo.Glow, (5,), {**MLP, "coupling": "additive"}),
     "glow_5_classes": (zoo.Glow, (5,), {**MLP, "num_classes": 3}),
@@ -135,6 +139,8 @@ def test_config_is_complete(model, exact, request):
         (zoo.NICE, (1, 3, 1)),
         (zoo.RealNVP, (2,)),
         (zoo.RealNVP, (4, 6, 3)),
+        (zoo.NSF, (3,)),
+        (zoo.NSF, (4, 6, 1)),
         (zoo.Glow, (5,)),
         (zoo.Glow, (4, 12, 3)),
     ],
@@ -227,7 +233,8 @@ def test_bounded_scales_keep_far_samples_finite():
 
 
 @pytest.mark.parametrize(
-    ("make", "options"), [(zoo.NICE, NICE), (zoo.RealNVP, REAL_NVP), (zoo.Glow, CONV)]
+    ("make", "options"),
+    [(zoo.NICE, NICE), (zoo.RealNVP, REAL_NVP), (zoo.Glow, CONV), (zoo.NSF, NSF)],
 )
 @pytest.mark.parametrize("bits", [None, 3])
 def test_images_are_scaled_to_the_unit_interval(make, options, bits):

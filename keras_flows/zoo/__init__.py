@@ -2,6 +2,7 @@
 
 from keras_flows.zoo.glow import Glow
 from keras_flows.zoo.nice import NICE
+from keras_flows.zoo.nsf import NSF
 from keras_flows.zoo.real_nvp import RealNVP
 
-__all__ = ["NICE", "Glow", "RealNVP"]
+__all__ = ["NICE", "NSF", "Glow", "RealNVP"]
