@@ -49,10 +49,11 @@ class TrackedByTensorFlow:
         children = super()._trackable_children(*args, **kwargs)
         if not self.built:
             return children
-        variables, tracked = self.variables, self.__dict__.get("_all_weights", ())
-        if [id(variable) for variable in variables] != [id(variable) for variable in tracked]:
-            self.__dict__["_all_weights"] = tf.__internal__.tracking.wrap(list(variables))
-        return {**children, "all_weights": self._all_weights}
+        variables, tracked = self.variables, self.__dict__.get("_all_weights")
+        if tracked is None or list(map(id, variables)) != list(map(id, tracked)):
+            tracked = tf.__internal__.tracking.wrap(list(variables))
+            self.__dict__["_all_weights"] = tracked
+        return {**children, "all_weights": tracked}
 
 
 class _TFVariables(collections.abc.Sequence):

@@ -132,6 +132,15 @@ def test_keras_file_round_trip(case, tmp_path):
     close(loaded(arrays), case.z)
 
 
+def test_checkpoints_hold_all_weights(case, tmp_path):
+    checkpoint, weights = tf.train.Checkpoint(case.layer), case.layer.get_weights()
+    path = checkpoint.write(str(tmp_path / "checkpoint"))
+    case.layer.set_weights([np.zeros_like(weight) for weight in weights])
+    checkpoint.read(path)
+    for weight, same in zip(case.layer.get_weights(), weights, strict=True):
+        np.testing.assert_array_equal(weight, same)
+
+
 def test_transformed_distribution_agrees_with_the_sum(case):
     base = tfd.Sample(tfd.Normal(tf.zeros((), tf.float64), 1), case.z.shape[1:])
     distribution = tfd.TransformedDistribution(base, tfb.Invert(case.layer))

@@ -12,7 +12,8 @@ class Ours:
         import tensorflow as tf
 
         self.model, self.data = model, data
-        model.adapt(data)
+        if not model.adapted:
+            model.adapt(data)
         compile_and_build(model)
         model.make_train_function()
         self.batches = iter(tf.data.Dataset.from_tensors((data,)).repeat().prefetch(1))
@@ -126,7 +127,8 @@ def bare_glow(depth, batch_size):
 def real_nvp(depth, batch_size):
     from keras_flows import zoo
 
-    model = zoo.RealNVP((FEATURES,), depth=depth, width=WIDTH, batch_norm=False)
+    options = {"batch_norm": False, "standardize": False}  # which the peers do not either
+    model = zoo.RealNVP((FEATURES,), depth=depth, width=WIDTH, **options)
     return Ours(model, random_vectors(batch_size))
 
 
