@@ -52,7 +52,9 @@ MODELS = {
     "one_coupling": one_coupling,
     "nice_vectors": lambda: zoo.NICE(VECTOR, depth=2, width=8, num_hidden=1),
     "nice_images": lambda: zoo.NICE(IMAGE, depth=2, width=8, num_hidden=1),
-    "real_nvp_vectors": lambda: zoo.RealNVP(VECTOR, depth=6, width=8, num_blocks=1),
+    "real_nvp_vectors": lambda: zoo.RealNVP(
+        VECTOR, depth=6, width=8, num_blocks=1, batch_norm=True
+    ),
     "real_nvp_images": lambda: zoo.RealNVP(IMAGE, levels=1, depth=1, width=4, num_blocks=1),
     "glow_vectors": lambda: zoo.Glow(VECTOR, depth=3, width=8),
     "glow_images": lambda: zoo.Glow(IMAGE, levels=1, depth=3, width=4),

@@ -165,6 +165,25 @@ def test_has_learned_moons(moons):
     assert flow > kernel_log_density(train, test, bandwidth).mean() - 0.03
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("make", [zoo.NICE, zoo.RealNVP, zoo.NSF, zoo.Glow])
+def test_a_last_batch_of_any_size_trains(make):
+    """A row or two more than whole batches have end where whole ones do."""
+    rows = np.concatenate(list(data.load("moons", split="train", batch_size=514).take(1)))
+    unseen = np.concatenate(list(data.load("moons", split="test", batch_size=500)))
+
+    def loss(count):
+        keras.utils.set_random_seed(0)
+        model = make((2,), seed=0)
+        model.compile(keras.optimizers.Adam(1e-3))
+        model.fit(rows[:count], batch_size=64, epochs=25, verbose=0)
+        return model.evaluate(unseen, verbose=0, return_dict=True)["loss"]
+
+    whole = loss(512)
+    for count in (513, 514):
+        assert loss(count) < whole + 0.3
+
+
 def test_samples_follow_the_learned_density(moons):
     model, _, _ = moons
     points, area = grid(-2, 3, 200)

@@ -490,7 +490,7 @@ def test_a_step_descends_the_shown_loss():
 
 
 def test_fit_updates_running_statistics_and_evaluate_uses_them():
-    model = zoo.RealNVP((3,), depth=1, width=4, standardize=False)
+    model = zoo.RealNVP((3,), depth=1, width=4, batch_norm=True, standardize=False)
     model.compile(keras.optimizers.SGD(0.0), run_eagerly=True)
     untouched = zoo.RealNVP.from_config(model.get_config())
     untouched.set_weights(model.get_weights())
@@ -732,7 +732,7 @@ def test_config_is_complete():
 
 def test_evaluate_is_inference():
     """Batch norm takes its running averages, and keeps them."""
-    model = zoo.RealNVP((2,), depth=2, width=4, standardize=False)
+    model = zoo.RealNVP((2,), depth=2, width=4, batch_norm=True, standardize=False)
     model.compile("adam")
     x = 3 + np.random.default_rng(0).normal(size=(20, 2)).astype("float32")
     before = model.get_weights()

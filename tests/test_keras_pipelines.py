@@ -24,7 +24,7 @@ def make_glow(**kwargs):
 
 
 def make_real_nvp():
-    return zoo.RealNVP((2,), depth=2, width=8, num_blocks=1, seed=1)
+    return zoo.RealNVP((2,), depth=2, width=8, num_blocks=1, batch_norm=True, seed=1)
 
 
 def make_small():

@@ -557,7 +557,7 @@ class AddsLoss(keras.layers.Dense):
             "`reversible` must be False .* cannot be inverted in training",
         ),
         (
-            lambda: zoo.RealNVP((4,), reversible=True),
+            lambda: zoo.RealNVP((4,), batch_norm=True, reversible=True),
             "`reversible` needs batch_norm=False",
         ),
         (

@@ -21,8 +21,8 @@ CASES = {
     "nice_2": (zoo.NICE, (2,), NICE),
     "nice_5_gaussian": (zoo.NICE, (5,), {**NICE, "prior": "gaussian"}),
     "nice_image": (zoo.NICE, (3, 1, 2), {**NICE, "bits": 3, "logit_alpha": 1e-3}),
-    "real_nvp_2": (zoo.RealNVP, (2,), MLP),
-    "real_nvp_5_no_batch_norm": (zoo.RealNVP, (5,), {**MLP, "batch_norm": False}),
+    "real_nvp_2": (zoo.RealNVP, (2,), {**MLP, "batch_norm": True}),
+    "real_nvp_5_no_batch_norm": (zoo.RealNVP, (5,), MLP),
     # What a model hands on to `Flow`, as `prior` here, is part of its config, too.
     "real_nvp_logistic": (zoo.RealNVP, (2,), {**MLP, "prior": "logistic"}),
     "glow_logistic": (
@@ -149,6 +149,13 @@ def test_input_shape_is_enough(make, shape):
     model = make(shape)
     assert model.built and model.input_shape == shape
     assert model.bijection.latent_shape == (np.prod(shape),)
+
+
+@pytest.mark.parametrize(("shape", "batch_norm"), [((3,), False), ((2, 2, 1), True)])
+def test_real_nvp_normalises_batches_of_images_by_default(shape, batch_norm):
+    model = zoo.RealNVP(shape, depth=1, width=1)
+    assert model.batch_norm == batch_norm
+    assert batch_norm == any(type(m) is layers.BatchNorm for m in flatten_layers(model))
 
 
 @pytest.mark.parametrize(

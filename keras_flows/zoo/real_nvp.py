@@ -31,7 +31,9 @@ class RealNVP(Flow):
         width: of the networks; for images in the first level, doubled with each squeeze. By default
             32 for images and 128 for vectors.
         num_blocks: residual blocks of a ResNet, or hidden layers of an MLP.
-        batch_norm: whether a batch normalisation follows each coupling.
+        batch_norm: whether a batch normalisation follows each coupling. By default it does for
+            images, as in the paper, and not for vectors: a last batch of a row or two would spoil
+            the averages, and `standardize` serves.
         logit_alpha: of the `Logit` that images start with; None for none.
         reversible: as for `Glow`, from `depth` 6 on; needs `batch_norm=False`.
         standardize: whether vectors are standardised first (`layers.Standardize`).
@@ -51,7 +53,7 @@ class RealNVP(Flow):
         depth=None,
         width=None,
         num_blocks=2,
-        batch_norm=True,
+        batch_norm=None,
         logit_alpha=0.05,
         reversible=False,
         bits=None,
@@ -65,6 +67,7 @@ class RealNVP(Flow):
         is_image = len(input_shape) == 3
         depth = (3 if is_image else 8) if depth is None else depth
         width = (32 if is_image else 128) if width is None else width
+        batch_norm = is_image if batch_norm is None else batch_norm
         check_integers(1, depth=depth, width=width, num_blocks=num_blocks)
         levels = resolve_levels(levels, input_shape, default=2, unsqueezed=1)
         alpha = logit_alpha if is_image else None
