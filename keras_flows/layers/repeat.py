@@ -19,8 +19,8 @@ class Repeat(Precomputes, Stacked):
     step on slices of the stacks: the graph, and the time to trace it, do not grow with the depth.
     With `reversible=True` nor does the memory of the gradient, in training: it rebuilds what each
     step was given by inverting it (Gomez et al. 2017, arXiv:1707.04585), for one more evaluation of
-    each coupling's network. The weights are the same in both. With `training=False`,
-    and eagerly, where steps run one by one, the gradient remembers.
+    each coupling's network. The weights are the same in both. With `training=False`, and eagerly,
+    where steps run one by one, the gradient remembers.
 
     `get_steps` gives single steps to look at, `set_steps` takes them.
 
