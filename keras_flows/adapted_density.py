@@ -4,7 +4,7 @@ import math
 
 import tensorflow as tf
 
-from keras_flows import data_frames, dequantization, distribute, first_examples
+from keras_flows import adaptation, dequantization, distribute, first_examples
 from keras_flows.density import Density
 from keras_flows.private import flatten_layers
 
@@ -52,22 +52,22 @@ class AdaptedDensity(Density):
         has. Calling it again adapts again, over what was trained.
 
         Args:
-            x: a tf.data.Dataset of batches of x or (x, label), an array, a data frame, whose
+            x: a tf.data.Dataset of batches of x or (x, condition), an array, a data frame, whose
                 columns' names the model then knows, or a PyDataset.
-            y: labels, if x is an array.
+            y: the condition, if x is an array.
 
         Raises:
             ValueError: among others, for vectors with a feature that varies nowhere in an array, or
                 in what is read of a dataset.
         """
-        columns = self.data_spec.columns or data_frames.column_names(x)
-        x = self.data_spec.array(x)
+        columns = self._columns(x, y)
+        x, y = self._arrays(x, y)
         self.data_spec.check_source(x, y)
         self._adapt(self._examples(x, y))
-        self.data_spec.columns = columns
+        self._set_columns(columns)
 
-    def latent_and_log_prob(self, x, labels=None, training=False):
-        outputs = super().latent_and_log_prob(x, labels, training)
+    def latent_and_log_prob(self, x, condition=None, training=False):
+        outputs = super().latent_and_log_prob(x, condition, training)
         if self.adapted or not self.trainable_weights:
             return outputs
 
@@ -80,6 +80,17 @@ class AdaptedDensity(Density):
             return outputs, gradient
 
         return noticing_gradients(*outputs)
+
+    def _columns(self, x, y):
+        """The names of columns, of each, that the model knows or would know after learning."""
+        return self.data_spec.names(x), self.data_spec.condition.names(y)
+
+    def _set_columns(self, columns):
+        self.data_spec.columns, self.data_spec.condition.columns = columns
+
+    def _arrays(self, x, y, columns=(None, None)):
+        """Both, data frames as arrays."""
+        return self.data_spec.array(x, columns[0]), self.data_spec.condition.array(y, columns[1])
 
     def _noise(self, x, kind, counter=0):
         return self.data_spec.noise(x, kind, self.seed, counter, distribute.replica_id())
@@ -97,10 +108,12 @@ class AdaptedDensity(Density):
         return first
 
     def _adapt(self, first):
-        labels = self.data_spec.condition.check(first.y)
+        condition = self.data_spec.condition.check(first.y)
         x = self.dequantize(first.x, self._noise(first.x, dequantization.ADAPT))
         with self.distribute_strategy.scope():  # in which statistics are those of all workers
-            self.bijection.adapt(x, labels)
+            with adaptation.adapting():
+                features = self.features_of(condition)
+            self.bijection.adapt(x, features)
         self._adapted.assign(True)
 
     def _check_examples(self, first):

@@ -5,6 +5,8 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 from keras import ops
 
+from keras_flows.private import flatten_layers
+
 tfb = tfp.bijectors
 tfd = tfp.distributions
 
@@ -133,7 +135,10 @@ class BijectorLayer(keras.layers.Layer, _Bijector):
         return self._over_batch(self.inverse_and_log_det, y, self.latent_shape, name, **kwargs)
 
     def _over_batch(self, method, x, shape, name, condition=None, training=False):
-        """Runs `method` with the axes in front of the event flattened into one."""
+        """Runs `method` with the axes in front of the event flattened into one.
+
+        Those of x and of the condition broadcast.
+        """
         with tf.name_scope(name):
             x = ops.convert_to_tensor(x, self.compute_dtype)
             rank = len(x.shape) - len(shape)
@@ -144,16 +149,29 @@ class BijectorLayer(keras.layers.Layer, _Bijector):
                     f"{type(self).__name__} {self.name!r} expected a tensor of shape "
                     f"(..., {', '.join(map(str, shape))}). Received: shape={tuple(x.shape)}"
                 )
-            if rank == 1:
-                return method(x, condition, training)
-            batch = tf.shape(x)[:rank]
+            batch, leading = tf.shape(x)[:rank], x.shape[:rank]
             if condition is not None:
                 condition = tf.convert_to_tensor(condition)
-                rest = tf.shape(condition)[rank:]
-                condition = tf.reshape(condition, tf.concat([[-1], rest], axis=0))
+                leading = condition.shape[: condition.shape.rank - self._condition_rank(condition)]
+            if rank == 1 and leading.as_list() == x.shape[:1].as_list():
+                return method(x, condition, training)
+            if condition is not None:
+                event = condition.shape[leading.rank :]
+                batch = tf.broadcast_dynamic_shape(batch, tf.shape(condition)[: leading.rank])
+                x = tf.broadcast_to(x, tf.concat([batch, shape], axis=0))
+                condition = tf.broadcast_to(condition, tf.concat([batch, event], axis=0))
+                condition = tf.reshape(condition, (-1, *event))
             y, log_det = method(tf.reshape(x, (-1, *shape)), condition, training)
             y = tf.reshape(y, tf.concat([batch, y.shape[1:]], axis=0))
             return y, tf.reshape(log_det, batch)
+
+    def _condition_rank(self, condition):
+        """How many axes one example's has: as the layers that read it say, else all but one."""
+        if condition.dtype.is_integer:
+            return 0  # labels
+        shapes = (getattr(layer, "condition_shape", None) for layer in flatten_layers(self))
+        known = (len(shape) for shape in shapes if shape is not None)
+        return next(known, max(condition.shape.rank - 1, 0))
 
 
 def _sum_last_axes(log_det, event_ndims, min_event_ndims):

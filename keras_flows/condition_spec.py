@@ -1,91 +1,217 @@
 """What a Flow's density is conditioned on, and what it says of the rest."""
 
+import numpy as np
 import tensorflow as tf
 
-from keras_flows.arguments import check_integers
+from keras_flows import data_frames
+from keras_flows.arguments import check_integers, require
 from keras_flows.static_shape import of_shape
 
 
+def make_condition_spec(num_classes, condition_shape, dtype):
+    """That of the one that is given: `ClassLabels`, `Features` or, of neither, `NoCondition`."""
+    require(
+        None in (num_classes, condition_shape),
+        "Only one of the arguments `num_classes` and `condition_shape` may be given",
+        num_classes=num_classes,
+        condition_shape=condition_shape,
+    )
+    if num_classes is not None:
+        return ClassLabels(num_classes)
+    return NoCondition() if condition_shape is None else Features(condition_shape, dtype)
+
+
+class NoCondition:
+    """An unconditional density's."""
+
+    shape = columns = None
+    is_vector = False
+
+    def names(self, condition):
+        return None
+
+    def array(self, condition, columns=None):
+        return condition
+
+    def check_source(self, condition=None):
+        """Refuses what fit and the like got, or its TensorSpec; nothing is read."""
+        if condition is not None:
+            received = (
+                f"{type(condition).__name__} of shape {getattr(condition, 'shape', 'unknown')}"
+            )
+            raise ValueError(
+                "The model was made without `num_classes` and `condition_shape`: it is "
+                "unconditional, and takes no condition. Give data x alone, of a dataset of "
+                f"(x, condition) `dataset.map(lambda x, condition: x)`. Received: {received}"
+            )
+
+    def check(self, condition, count=None):
+        """None; see `ConditionSpec.check`."""
+        self.check_source(condition)
+
+    check_spec = check
+
+    def for_samples(self, count, condition):
+        return self.check(condition)
+
+
 class ConditionSpec:
-    """Class labels, integers (batch,) in 0 .. num_classes - 1, or with None no condition at all."""
+    """The shape and dtype of a condition, and the checks of all that comes in as one.
 
-    def __init__(self, num_classes=None):
-        if num_classes is not None:
-            check_integers(1, num_classes=num_classes)
-        self.num_classes = num_classes
+    A subclass has `argument`, as the model's constructor was given it; `shape` and `dtype` of one
+    example; the `rule` that values keep; and says how the rest is refused.
 
-    def check_absent(self, labels=None):
-        """Refuses labels, or their TensorSpec, for a model without a condition."""
-        if self.num_classes is None and labels is not None:
-            received = f"{type(labels).__name__} of shape {getattr(labels, 'shape', 'unknown')}"
-            raise ValueError(
-                "The model was made without `num_classes`: it is unconditional, and takes no "
-                "labels. Give data x alone, of a dataset of (x, label) "
-                f"`dataset.map(lambda x, label: x)`. Received: {received}"
-            )
+    `columns` are the names of a data frame's, once it has been learned from.
+    """
 
-    def check(self, labels, count=None):
-        """int32 labels of a conditional model, None for others; values if eager, `count` if given.
-
-        In a graph wrong values fail when the step runs, unless XLA compiled it.
-        """
-        self.check_absent(labels)
-        if self.num_classes is None:
-            return None
-        if labels is None:
-            raise ValueError(
-                f"The model has num_classes={self.num_classes} and needs `labels`: as an argument, "
-                "or in fit and evaluate as the second of (x, label). Received: none"
-            )
-        labels = tf.convert_to_tensor(labels)
-        if labels.shape.rank is None:
-            labels = of_shape(labels, ())
-        if labels.shape.rank == 2 and labels.shape[1] == 1:
-            labels = labels[:, 0]
-        if not labels.dtype.is_integer or labels.shape.rank != 1:
-            hint = ""
-            if labels.shape.rank == 2 and labels.shape[1] == self.num_classes:
-                hint = (
-                    '. Of one-hot labels, as of label_mode="categorical", pass `argmax(y, axis=-1)`'
-                )
-            elif labels.dtype.is_floating and labels.shape.rank == 1:
-                hint = (
-                    '. Cast them to int32; of Keras\' directories of files, pass label_mode="int"'
-                )
-            raise ValueError(
-                "`labels` must be integers of shape (batch,). "
-                f"Received: {labels.dtype.name} of shape {labels.shape}{hint}"
-            )
-        given = labels.shape[0]
-        labels = self._check_values(labels)
-        if None not in (count, given) and given != count:
-            raise ValueError(
-                f"`labels` must have one label for each of {count} examples. Received: {given}"
-            )
-        return labels
-
-    def for_samples(self, count, labels):
-        """`check` of so many examples, for all of which a single label serves."""
-        if self.num_classes is not None and labels is not None:
-            labels = tf.convert_to_tensor(labels)
-            if labels.shape in ((), (1,)):
-                labels = tf.fill([count], tf.reshape(labels, ()))
-        return self.check(labels, count)
-
-    def _check_values(self, labels):
-        message, bad = self.rule, self.is_broken(labels)
-        if not tf.executing_eagerly():
-            with tf.control_dependencies([tf.debugging.Assert(~bad, [message, labels])]):
-                return tf.cast(labels, tf.int32)
-        if bad:
-            raise ValueError(f"{message} Received: {labels.numpy()}")
-        return tf.cast(labels, tf.int32)
+    columns = None
 
     @property
-    def rule(self):
-        """What is asked of the values."""
-        return f"`labels` must be in 0..{self.num_classes - 1}, as num_classes={self.num_classes}."
+    def is_vector(self):
+        """Whether an example is a vector of floats."""
+        return len(self.shape) == 1
 
-    def is_broken(self, labels):
-        """Whether some of the values break the rule, a tensor."""
-        return tf.reduce_any((labels < 0) | (labels >= self.num_classes))
+    def names(self, condition):
+        """Of the columns, if they have names and those matter."""
+
+    def array(self, condition, columns=None):
+        """The condition, or the numbers of a data frame, whose columns must be those, if known."""
+        return condition
+
+    def check_source(self, condition=None):
+        """Shape and dtype of what fit and the like got, or of its TensorSpec; nothing is read."""
+        if condition is None:
+            raise ValueError(
+                f"The model has {self.argument} and needs `condition`: as an argument, or in fit "
+                "and evaluate as the second of (x, condition). Received: none"
+            )
+        if isinstance(condition, dict | tuple):
+            raise TypeError(f"`condition` must be one tensor. Received: {type(condition).__name__}")
+        if hasattr(condition, "shape") and hasattr(condition, "dtype"):
+            self.check_spec(condition)
+
+    def check(self, condition, count=None):
+        """The condition as a tensor of `dtype`; its values if eager, `count` of them if given."""
+        self.check_source(condition)
+        condition = tf.convert_to_tensor(self.array(condition))
+        self.check_spec(condition)
+        condition = self._check_values(of_shape(self._flat(condition), self.shape))
+        given = condition.shape[0]
+        if None not in (count, given) and given != count:
+            raise ValueError(
+                f"`condition` must have one row for each of {count} examples. Received: {given}"
+            )
+        return condition
+
+    def for_samples(self, count, condition):
+        """`check` of as many rows, or of one, that may come without an axis for it."""
+        if condition is None:
+            return self.check(None)
+        condition = tf.convert_to_tensor(self.array(condition))
+        if condition.shape == self.shape:
+            condition = condition[None]
+        return self.check(condition, None if condition.shape[0] == 1 else count)
+
+    def is_broken(self, condition):
+        """Whether some row breaks the rule, a tensor."""
+        return tf.reduce_any(self.are_broken(condition))
+
+    def _flat(self, condition):
+        return condition
+
+
+class ClassLabels(ConditionSpec):
+    """Integers (batch,) in 0 .. num_classes - 1."""
+
+    shape, dtype = (), "int32"
+
+    def __init__(self, num_classes):
+        check_integers(1, num_classes=num_classes)
+        self.num_classes = num_classes
+        self.argument = f"{num_classes=}"
+        self.rule = f"`condition` must be in 0..{num_classes - 1}, as {self.argument}."
+
+    def check_spec(self, condition):
+        """Shape and dtype of labels, or of their TensorSpec or KerasTensor."""
+        shape, dtype = tf.TensorShape(condition.shape), tf.as_dtype(condition.dtype)
+        fits = shape.rank in (None, 1) or (shape.rank == 2 and shape[1] == 1)
+        if fits and dtype.is_integer:
+            return
+        hint = ""
+        if shape.rank == 2 and shape[1] == self.num_classes:
+            hint = '. Of one-hot labels, as of label_mode="categorical", pass `argmax(y, axis=-1)`'
+        elif dtype.is_floating and fits:
+            hint = '. Cast them to int32; of Keras\' directories of files, pass label_mode="int"'
+        raise ValueError(
+            "`condition` must be integers of shape (batch,). "
+            f"Received: {dtype.name} of shape {shape}{hint}"
+        )
+
+    def are_broken(self, labels):
+        """Which rows break the rule, (batch,)."""
+        return (labels < 0) | (labels >= self.num_classes)
+
+    def _flat(self, labels):
+        return labels[:, 0] if labels.shape.rank == 2 else labels
+
+    def _check_values(self, labels):
+        bad = self.is_broken(labels)
+        if not tf.executing_eagerly():  # there it fails when the step runs, unless XLA compiled it
+            with tf.control_dependencies([tf.debugging.Assert(~bad, [self.rule, labels])]):
+                return tf.cast(labels, self.dtype)
+        if bad:
+            raise ValueError(f"{self.rule} Received: {labels.numpy()}")
+        return tf.cast(labels, self.dtype)
+
+
+class Features(ConditionSpec):
+    """Floats (batch, *shape)."""
+
+    rule = "`condition` must be finite."
+
+    def __init__(self, shape, dtype):
+        sizes = tuple(shape) if hasattr(shape, "__iter__") else ()
+        require(
+            sizes and all(isinstance(n, int | np.integer) and n >= 1 for n in sizes),
+            "Argument `condition_shape` must be a tuple of positive integers, without the batch",
+            condition_shape=shape,
+        )
+        self.shape = tuple(map(int, sizes))
+        self.dtype = dtype
+        self.argument = f"condition_shape={self.shape}"
+
+    def names(self, condition):
+        return self.columns or data_frames.column_names(condition)
+
+    def array(self, condition, columns=None):
+        columns = columns or self.columns
+        return data_frames.to_array(condition, self.dtype, columns, "condition")
+
+    def check_spec(self, condition):
+        """Shape and dtype of floats, or of their TensorSpec or KerasTensor."""
+        shape, dtype = tf.TensorShape(condition.shape), tf.as_dtype(condition.dtype)
+        if not shape.is_compatible_with((None, *self.shape)):
+            hint = ""
+            if shape == self.shape:
+                hint = (
+                    ". One for all serves in `sample`; here, repeat it: `np.repeat(c[None], n, 0)`"
+                )
+            elif self.shape == (1,) and shape.rank == 1:
+                hint = ". Give it an axis of features, `c[:, None]`"
+            raise ValueError(
+                f"`condition` must have shape (batch, {', '.join(map(str, self.shape))}). "
+                f"Received: shape {shape}{hint}"
+            )
+        if not (dtype.is_floating or dtype.is_integer):
+            raise TypeError(f"`condition` must be floating-point. Received: dtype {dtype.name}")
+
+    def are_broken(self, condition):
+        """Which rows break the rule, (batch,)."""
+        finite = tf.math.is_finite(tf.cast(condition, self.dtype))
+        return ~tf.reduce_all(finite, axis=list(range(1, 1 + len(self.shape))))
+
+    def _check_values(self, condition):
+        if tf.executing_eagerly() and self.is_broken(condition):
+            beyond = f" in {self.dtype}" if np.isfinite(condition).all() else ""
+            raise ValueError(f"{self.rule} Received: values that are NaN or infinite{beyond}")
+        return tf.cast(condition, self.dtype)

@@ -13,7 +13,7 @@ def column_names(x):
     return names if names and all(isinstance(name, str) for name in names) else None
 
 
-def to_array(x, dtype, expected=None):
+def to_array(x, dtype, expected=None, what="data"):
     """A data frame as an array of `dtype`, Booleans as 0 and 1; all else as it is.
 
     Raises:
@@ -25,7 +25,8 @@ def to_array(x, dtype, expected=None):
     names = column_names(x)
     require(
         None in (names, expected) or names == expected,
-        f"Data must have the columns {expected}, in this order, as the model learned them",
+        f"{what.capitalize()} must have the columns {expected}, in this order, as the model "
+        "learned them",
         columns=list(x.columns),
     )
     values = x.to_numpy()
@@ -34,7 +35,7 @@ def to_array(x, dtype, expected=None):
         for name, column in zip(x.columns, columns, strict=True):
             if column.dtype.kind not in NUMBERS:
                 raise TypeError(
-                    f"Column {name!r} of the data must hold numbers. "
+                    f"Column {name!r} of the {what} must hold numbers. "
                     f"Received: dtype {x[name].dtype}"
                 )
         values = np.stack(columns, axis=1)

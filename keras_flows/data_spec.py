@@ -1,4 +1,4 @@
-"""What a Flow takes as data, labels and latents, and what it says of the rest."""
+"""What a Flow takes as data and latents, and what it says of the rest."""
 
 import math
 
@@ -9,7 +9,6 @@ from keras import ops
 
 from keras_flows import data_frames, dequantization, pixels
 from keras_flows.arguments import check_input_shape, require
-from keras_flows.condition_spec import ConditionSpec
 from keras_flows.static_shape import of_shape
 
 
@@ -17,19 +16,19 @@ class DataSpec:
     """The shape, units and condition of a Flow's data, and the checks of all that comes in.
 
     Images are uint8 (batch, height, width, channels), of which `bits` are modelled; vectors are
-    floats (batch, D), without bits. `condition` is the `ConditionSpec` of what conditions them.
+    floats (batch, D), without bits. `condition` is the spec of what conditions them.
     `columns` are the names of a data frame's, once it has been learned from.
     """
 
     columns = None
 
-    def __init__(self, input_shape, bits=None, num_classes=None, dtype="float32"):
+    def __init__(self, input_shape, bits, condition, dtype):
         check_input_shape(input_shape)
         self.shape = tuple(int(size) for size in input_shape)
         self.is_image = len(self.shape) == 3
         check_bits(bits, self.shape)
         self.bits = 8 if bits is None and self.is_image else bits
-        self.condition = ConditionSpec(num_classes)
+        self.condition = condition
         self.size = math.prod(self.shape)
         self.dtype = dtype
 
@@ -39,8 +38,9 @@ class DataSpec:
         """Shape and dtype of a batch, or of the TensorSpec or KerasTensor of one."""
         if isinstance(x, tuple | list | tf.RaggedTensor | tf.RaggedTensorSpec):
             raise TypeError(
-                "Data must be one tensor: resize images before they are batched, and pass labels "
-                f"as an argument of their own, `model(x, labels=y)`. Received: {type(x).__name__}"
+                "Data must be one tensor: resize images before they are batched, and pass a "
+                "condition, labels for instance, as an argument of its own, "
+                f"`model(x, condition=y)`. Received: {type(x).__name__}"
             )
         shape, dtype = tf.TensorShape(x.shape), tf.as_dtype(x.dtype)
         if not shape.is_compatible_with((None, *self.shape)):
@@ -55,9 +55,13 @@ class DataSpec:
             kinds = "uint8 images" if self.is_image else "floating-point vectors"
             raise TypeError(f"Data must be {kinds}. Received: dtype {dtype.name}")
 
-    def array(self, x):
-        """x, or the numbers of a data frame, whose columns must be those of `columns`."""
-        return data_frames.to_array(x, self.dtype, self.columns)
+    def names(self, x):
+        """Of the columns of x, as they are or must be: those of a data frame."""
+        return self.columns or data_frames.column_names(x)
+
+    def array(self, x, columns=None):
+        """x, or the numbers of a data frame, whose columns must be `columns` or those, if known."""
+        return data_frames.to_array(x, self.dtype, columns or self.columns)
 
     def check(self, x):
         """The batch x, of known shape: `check_spec`, and values if eager.
@@ -99,20 +103,27 @@ class DataSpec:
 
     def check_source(self, x, y=None, *, read_again=False):
         """Shape and dtype of what fit, evaluate or predict got; nothing is read."""
-        self.condition.check_absent(y)
+        if y is not None:
+            self.condition.check_source(y)
+            rows = [len(each) for each in (x, y) if hasattr(each, "shape")]
+            if len(set(rows)) == 2:
+                raise ValueError(
+                    f"`condition` must have one row for each of {rows[0]} examples. "
+                    f"Received: {rows[1]}"
+                )
         if isinstance(x, tf.data.Dataset | tf.distribute.DistributedDataset):
             spec = x.element_spec
             spec = spec[0] if isinstance(spec, tuple) else spec
             if not hasattr(spec, "shape"):
                 raise TypeError(
-                    "A dataset must have elements x or (x, label), tensors in batches: map it to "
-                    "them, or use `keras_flows.data.load`. "
+                    "A dataset must have elements x or (x, condition), tensors in batches: map it "
+                    "to them, or use `keras_flows.data.load`. "
                     f"Received: elements {x.element_spec}"
                 )
             self.check_spec(spec)
             _, y, sample_weight = keras.utils.unpack_x_y_sample_weight(x.element_spec)
             check_no_weights(sample_weight)
-            self.condition.check_absent(y)
+            self.condition.check_source(y)
         elif hasattr(x, "__next__") and read_again:
             raise TypeError(
                 "Data for fit must be readable more than once, as the model adapts to its first "
@@ -122,15 +133,15 @@ class DataSpec:
         elif hasattr(x, "dtype"):
             self.check_spec(x)
 
-    def broken(self, x, labels):
+    def broken(self, x, condition):
         """Of a batch in a graph, whether it breaks what is asked of its values: {rule: bool}."""
         values, rules = tf.cast(x, self.dtype), {}
         if self.is_image and x.dtype != tf.uint8:
             rules[pixels.RULE] = ~pixels.are_valid(values)
         elif x.dtype.is_floating:
             rules["Data must be finite."] = ~tf.reduce_all(tf.math.is_finite(values))
-        if labels is not None:
-            rules[self.condition.rule] = self.condition.is_broken(labels)
+        if condition is not None:
+            rules[self.condition.rule] = self.condition.is_broken(condition)
         return rules
 
     # Latents.
@@ -182,8 +193,17 @@ def check_no_weights(sample_weight):
 
 def spoil_rows(rows, x):
     """x with NaN throughout the `rows`, (batch,) of booleans; with zeros, if they are integers."""
-    nothing = tf.constant(float("nan") if x.dtype.is_floating else 0, x.dtype)
-    return tf.where(tf.reshape(rows, [-1, *[1] * (x.shape.rank - 1)]), nothing, x)
+    return _fill_rows(rows, x, float("nan") if x.dtype.is_floating else 0)
+
+
+def clear_rows(rows, x):
+    """x with zeros throughout the `rows`, (batch,) of booleans."""
+    return _fill_rows(rows, x, 0)
+
+
+def _fill_rows(rows, x, value):
+    rows = tf.reshape(rows, [-1, *[1] * (x.shape.rank - 1)])
+    return tf.where(rows, tf.constant(value, x.dtype), x)
 
 
 def _check_finite(name, values, dtype):

@@ -13,8 +13,9 @@ from keras import ops
 from keras_flows import dequantization, threefry
 from keras_flows.arguments import check_integers, check_one_of, require
 from keras_flows.bijection import Bijection
+from keras_flows.condition_features import check_readers, features_shape
 from keras_flows.data_spec import spoil_rows
-from keras_flows.private import flatten_layers
+from keras_flows.layers.standardize import Standardize
 from keras_flows.tracing import TracedModel, computes
 
 tfb = tfp.bijectors
@@ -30,11 +31,11 @@ PRIORS = {
 class Density(TracedModel):
     """log p(x) = log prior(z) + log |det dz/dx|, z = bijection(x + u), in nats.
 
-    A `keras.Model` of a bijection, which it builds, a `DataSpec` of what its methods take, and a
-    prior. A subclass says whether it is `adapted`.
+    A `keras.Model` of a bijection, which it builds, a `DataSpec` of what its methods take, a prior,
+    and a network of the condition or None. A subclass says whether it is `adapted`.
     """
 
-    def __init__(self, bijection, data_spec, prior, **kwargs):
+    def __init__(self, bijection, data_spec, prior, condition_network=None, **kwargs):
         require(
             isinstance(bijection, Bijection),
             "Argument `bijection` must be a Bijection",
@@ -42,23 +43,19 @@ class Density(TracedModel):
             bijection=bijection,
         )
         check_one_of(PRIORS, prior=prior)
+        features = features_shape(data_spec.condition, condition_network)
+        check_readers(bijection, data_spec.condition, features)
         super().__init__(**kwargs)
-        if data_spec.condition.num_classes is not None:
-            reads = any(
-                getattr(layer, "reads_condition", False) for layer in flatten_layers(bijection)
-            )
-            require(
-                reads,
-                "Argument `num_classes` needs a bijection of which some layer reads the labels, as "
-                "`layers.LearnedPrior(num_classes=n)` does, or one of your own with "
-                "`reads_condition = True`: else all classes would have the same density",
-                num_classes=data_spec.condition.num_classes,
-            )
         self.bijection = bijection
         self.data_spec = data_spec
         self.prior = prior
+        self.condition_network = condition_network
+        self._standardize_condition = None
         with keras.name_scope(self.name, caller=self):
             bijection.build_or_check((None, *data_spec.shape))
+            if data_spec.condition.is_vector:
+                self._standardize_condition = Standardize(dtype=data_spec.dtype)
+                self._standardize_condition.build((None, *data_spec.condition.shape))
         if bijection.latent_shape != (data_spec.size,):
             raise ValueError(
                 f"Argument `bijection` must map data of shape {data_spec.shape} to flat latents "
@@ -67,43 +64,44 @@ class Density(TracedModel):
             )
         self.built = True
 
-    def log_prob(self, x, labels=None, seed=None):
+    def log_prob(self, x, condition=None, seed=None):
         """Log-likelihood in nats, (batch,). With `seed`, of x + u, u uniform; else u = 1/2.
 
         Second derivatives, as by `tape.batch_jacobian`, are those of a `tf.function` that calls it.
         """
-        x, labels = self._ready(x, labels)
+        x, condition = self._ready(x, condition)
         noise = None
         if seed is not None:
             check_integers(0, seed=seed)
             noise = self.data_spec.noise(x, dequantization.LOG_PROB, seed)
         x = self.dequantize(x, noise)
-        return of_rows(self.traced(self.latent_and_log_prob), x, labels)[1]
+        return of_rows(self.traced(self.latent_and_log_prob), x, condition)[1]
 
-    def encode(self, x, labels=None):
+    def encode(self, x, condition=None):
         """Latents of a batch, (batch, D)."""
-        x, labels = self._ready(x, labels)
-        return of_rows(self.traced(self.latent_and_log_prob), self.dequantize(x), labels)[0]
+        x, condition = self._ready(x, condition)
+        return of_rows(self.traced(self.latent_and_log_prob), self.dequantize(x), condition)[0]
 
-    def decode(self, z, labels=None):
+    def decode(self, z, condition=None):
         """Data of latents (batch, D), in its own units: uint8 images or float vectors.
 
         Rows that overflow are as in `sample`.
         """
         self._check_adapted("decode")
         z = self.data_spec.latent(z)
-        labels = self.data_spec.condition.check(labels, z.shape[0])
-        data, overflowed = of_rows(self.traced(self.data_and_overflow), z, labels)
+        condition = self.data_spec.condition.check(condition, z.shape[0])
+        data, overflowed = of_rows(self.traced(self.data_and_overflow), z, condition)
         _warn_of(overflowed)
         return data
 
-    def sample(self, n, temperature=1.0, labels=None, seed=None):
+    def sample(self, n, temperature=1.0, condition=None, seed=None):
         """`n` data points. The same seed gives the same points, each alone a function of its index.
 
         Args:
             n: how many, at least 1.
             temperature: factor on the latent, at least 0; below 1, likelier and less varied points.
-            labels: of a class-conditional model, (n,), or a single one for all.
+            condition: of a conditional model, `n` of them, or a single one for all, which may come
+                without an axis for it.
             seed: an integer in 0 .. 2^31 - 1; None draws one, at each call of a graph, too.
 
         Temperature and seed may be scalar tensors; in a graph their values are not checked.
@@ -129,8 +127,8 @@ class Density(TracedModel):
             check_integers(0, seed=seed)
         seeds = tf.stack([tf.fill([n], tf.cast(seed, tf.int32)), tf.range(int(n))], axis=1)
         temperatures = tf.fill([n], tf.cast(temperature, self.compute_dtype))
-        labels = self.data_spec.condition.for_samples(n, labels)
-        data, overflowed = self.traced(self.samples_and_overflow)(seeds, temperatures, labels)
+        condition = self.data_spec.condition.for_samples(n, condition)
+        data, overflowed = self.traced(self.samples_and_overflow)(seeds, temperatures, condition)
         _warn_of(overflowed)
         return data
 
@@ -138,33 +136,58 @@ class Density(TracedModel):
     def distribution(self):
         """The density of dequantised data as a `tfd.TransformedDistribution`, event `input_shape`.
 
-        `distribution.log_prob(x + u) == log_prob(x)` for the same u. A class-conditional model
-        takes `bijector_kwargs={"condition": labels}` in `log_prob` and `sample`.
+        `distribution.log_prob(x + u) == log_prob(x)` for the same u. A conditional model takes
+        `bijector_kwargs={"condition": condition_features(c)}` in `log_prob` and `sample`. Leading
+        axes broadcast: of (B, features), `sample((S, B), ...)` draws S points for each.
         """
         base = tfd.Sample(self._element, self.data_spec.size)
         return tfd.TransformedDistribution(base, tfb.Invert(self.bijection))
 
+    def condition_features(self, condition):
+        """What `bijection` and `distribution` take as `condition`.
+
+        The output of the condition network; without one, floats of rank 1 standardised, others as
+        they are, or int32 labels.
+        """
+        self._check_adapted("condition_features")
+        return self.features_of(self.data_spec.condition.check(condition))
+
     # Pieces, all of which trace.
+
+    @computes
+    def features_of(self, condition, training=False):
+        """`condition_features` of a condition that has been checked; None of None."""
+        if self._standardize_condition is not None:
+            condition = self._standardize_condition(condition)
+        if self.condition_network is None:
+            return condition
+        features = self.condition_network(condition, training=training)
+        return ops.cast(features, self.compute_dtype)
 
     def dequantize(self, x, noise=None):
         """What the bijection sees of data x: its bins plus `noise`, by default 1/2."""
         return self.data_spec.dequantize(x, noise)
 
     @computes
-    def latent_and_log_prob(self, x, labels=None, training=False):
+    def latent_and_log_prob(self, x, condition=None, training=False):
         """Latents and log-likelihoods, in nats, of dequantised x."""
-        z, log_det = self.bijection.forward_and_log_det(x, labels, training)
+        features = self.features_of(condition, training)
+        z, log_det = self.bijection.forward_and_log_det(x, features, training)
         # tfd.Sample's would broadcast shapes at run time, which ONNX cannot.
         return z, ops.sum(self._element.log_prob(z), axis=-1) + log_det
 
-    def data_of(self, z, labels=None):
+    def data_of(self, z, condition=None):
         """Data, in its own dtype, of latents z; NaN, or black images, where that overflows."""
-        return self.data_and_overflow(z, labels)[0]
+        return self.data_and_overflow(z, condition)[0]
 
     @computes
-    def data_and_overflow(self, z, labels=None):
-        """`data_of(z, labels)`, and which rows overflowed, (batch,)."""
-        x, _ = self.bijection.inverse_and_log_det(z, labels)
+    def data_and_overflow(self, z, condition=None):
+        """`data_of`, and which rows overflowed, (batch,); one condition may serve for all rows."""
+        features = self.features_of(condition)
+        if features is not None:
+            rows = ops.shape(z)[:1]
+            features = ops.broadcast_to(features, (*rows, *features.shape[1:]))
+        x, _ = self.bijection.inverse_and_log_det(z, features)
         overflowed = ~ops.all(ops.isfinite(x), axis=tuple(range(1, len(x.shape))))
         return spoil_rows(overflowed, self.data_spec.quantize(x)), overflowed
 
@@ -173,9 +196,9 @@ class Density(TracedModel):
         _, draw = PRIORS[self.prior]
         return draw(seeds, self.data_spec.size, self.compute_dtype) * temperatures[:, None]
 
-    def samples_and_overflow(self, seeds, temperatures, labels=None):
+    def samples_and_overflow(self, seeds, temperatures, condition=None):
         """`data_and_overflow` of draws from the base distribution; see `latents_of`."""
-        return self.data_and_overflow(self.latents_of(seeds, temperatures), labels)
+        return self.data_and_overflow(self.latents_of(seeds, temperatures), condition)
 
     @property
     def _element(self):
@@ -191,7 +214,7 @@ class Density(TracedModel):
                 "one is not: call `fit` or `adapt(dataset)`, or load weights, first."
             )
 
-    def _ready(self, x, labels):
+    def _ready(self, x, condition):
         self._check_adapted("log_prob and encode")
         if isinstance(x, keras.KerasTensor):
             raise TypeError(
@@ -199,7 +222,7 @@ class Density(TracedModel):
                 '`model(x)["log_prob"]` or `model(x)["latent"]`.'
             )
         x = self.data_spec.check(_tensor(self.data_spec.array(x)))
-        return x, self.data_spec.condition.check(labels, x.shape[0])
+        return x, self.data_spec.condition.check(condition, x.shape[0])
 
 
 def _tensor(x):
@@ -210,15 +233,15 @@ def _tensor(x):
         return x
 
 
-def of_rows(function, x, labels):
-    """`function(x, labels)`; of an empty batch by way of one row, as oneDNN convolves no fewer."""
+def of_rows(function, x, condition):
+    """`function(x, condition)`; of no rows by way of one, as oneDNN convolves no fewer."""
     if x.shape[0] != 0:
-        return function(x, labels)
-    x, labels = (
+        return function(x, condition)
+    x, condition = (
         None if each is None else tf.pad(each, [[0, 1], *[[0, 0]] * (each.shape.rank - 1)])
-        for each in (x, labels)
+        for each in (x, condition)
     )
-    return tf.nest.map_structure(lambda result: result[:0], function(x, labels))
+    return tf.nest.map_structure(lambda result: result[:0], function(x, condition))
 
 
 def _number(value):

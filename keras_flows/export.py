@@ -5,7 +5,7 @@ import warnings
 
 import tensorflow as tf
 
-from keras_flows.data_spec import spoil_rows
+from keras_flows.data_spec import clear_rows, spoil_rows
 from keras_flows.folders import new_folder
 from keras_flows.precomputation import leaves_of, supply
 
@@ -27,12 +27,12 @@ def export(flow, path):
     image), and a temperature below 0 mirrors the latent. An empty batch gives empty outputs; of
     images, on a CPU with oneDNN, an error.
 
-    Images are uint8, all else float32; a class-conditional model takes `labels`, int32 (batch,), in
-    each. All convert to ONNX and OpenVINO. What the weights alone decide is computed now and stored
-    in their place, so the SavedModel cannot be trained further. It needs TensorFlow alone, without
-    Python ops or XLA, and appears under its name complete, with a request for each signature in
-    `assets.extra`, by which TF Serving warms up (if `tensorflow-serving-api` is installed; a
-    warning otherwise).
+    Images are uint8, all else float32; a conditional model takes `condition` in each, labels as
+    int32 (batch,). All convert to ONNX and OpenVINO. What the weights alone decide is computed now
+    and stored in their place, so the SavedModel cannot be trained further. It needs TensorFlow
+    alone, without Python ops or XLA, and appears under its name complete, with a request for each
+    signature in `assets.extra`, by which TF Serving warms up (if `tensorflow-serving-api` is
+    installed; a warning otherwise).
 
     Raises:
         FileExistsError: if `path` holds something.
@@ -56,9 +56,11 @@ def _signatures(flow):
     z = tf.TensorSpec((None, flow.size), tf.float32, name="z")
     seed = tf.TensorSpec((None, 2), tf.int32, name="seed")
     temperature = tf.TensorSpec((None,), tf.float32, name="temperature")
-    labels = ()
-    if flow.num_classes is not None:
-        labels = (tf.TensorSpec((None,), tf.int32, name="labels"),)
+    condition = ()
+    if flow.is_conditional:
+        spec = flow.data_spec.condition
+        dtype = tf.float32 if tf.as_dtype(spec.dtype).is_floating else spec.dtype
+        condition = (tf.TensorSpec((None, *spec.shape), dtype, name="condition"),)
 
     # Each direction is traced once, and shared by the signatures that need it. What it makes of
     # the weights alone, the inverse of a matrix for instance, is computed here, not when served.
@@ -69,37 +71,37 @@ def _signatures(flow):
         return supply(leaves, tf.nest.map_structure(tf.identity, precomputed[inverse]), inverse)
 
     @tf.function(autograph=False)
-    def forward(x, *labels):
+    def forward(x, *condition):
         with using_precomputed(inverse=False):
-            return _to_float32(*flow.latent_and_log_prob(flow.dequantize(x), *labels))
+            return _to_float32(*flow.latent_and_log_prob(flow.dequantize(x), *condition))
 
     @tf.function(autograph=False)
-    def inverse(z, *labels):
+    def inverse(z, *condition):
         with using_precomputed(inverse=True):
-            return flow.data_of(tf.cast(z, flow.compute_dtype), *labels)
+            return flow.data_of(tf.cast(z, flow.compute_dtype), *condition)
 
-    def serving_default(x, *labels):
-        latent, log_prob = forward(x, *labels)
+    def serving_default(x, *condition):
+        latent, log_prob = forward(x, *condition)
         return {"latent": latent, "log_prob": log_prob}
 
-    def log_prob(x, *labels):
-        return {"log_prob": forward(x, *labels)[1]}
+    def log_prob(x, *condition):
+        return {"log_prob": forward(x, *condition)[1]}
 
-    def encode(x, *labels):
-        return {"latent": forward(x, *labels)[0]}
+    def encode(x, *condition):
+        return {"latent": forward(x, *condition)[0]}
 
-    def decode(z, *labels):
-        data = inverse(z, *labels)
+    def decode(z, *condition):
+        data = inverse(z, *condition)
         return {"x": data if flow.is_image else _to_float32(data)[0]}
 
-    def sample(seed, temperature, *labels):
+    def sample(seed, temperature, *condition):
         temperature = tf.cast(temperature, flow.compute_dtype)
-        return decode(flow.latents_of(seed, temperature), *labels)
+        return decode(flow.latents_of(seed, temperature), *condition)
 
     return {
         function.__name__: tf.function(
-            _checked(function, flow.num_classes),
-            input_signature=(*arguments, *labels),
+            _checked(function, flow),
+            input_signature=(*arguments, *condition),
             autograph=False,
         )
         for function, *arguments in (
@@ -112,23 +114,25 @@ def _signatures(flow):
     }
 
 
-def _checked(function, num_classes):
+def _checked(function, flow):
     """`function` that fails on inputs of wrong shapes, which a server does not compare.
 
-    Rows whose label, the last of its tensors, is out of range are spoilt.
+    Rows whose condition, the last of its tensors, breaks its rule are spoilt.
     """
+    spec = flow.data_spec.condition
 
     def checked(*tensors):
         rows = tf.shape(tensors[0])[0]
         same = [tf.debugging.assert_equal(tf.shape(other)[0], rows) for other in tensors[1:]]
         with tf.control_dependencies(same):
             tensors = [tf.ensure_shape(tensor, tensor.shape) for tensor in tensors]
-        if num_classes is None:
+        if not flow.is_conditional:
             return function(*tensors)
-        *tensors, labels = tensors
-        known = (labels >= 0) & (labels < num_classes)
-        results = function(*tensors, tf.where(known, labels, 0))
-        return {name: spoil_rows(~known, result) for name, result in results.items()}
+        *tensors, condition = tensors
+        condition = tf.cast(condition, spec.dtype)
+        broken = spec.are_broken(condition)
+        results = function(*tensors, clear_rows(broken, condition))
+        return {name: spoil_rows(broken, result) for name, result in results.items()}
 
     return checked
 

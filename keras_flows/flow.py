@@ -7,6 +7,7 @@ from keras_flows import export as saved_model
 from keras_flows import presets as preset_folders
 from keras_flows.adapted_density import AdaptedDensity
 from keras_flows.arguments import check_integers, require
+from keras_flows.condition_spec import make_condition_spec
 from keras_flows.data_spec import DataSpec
 from keras_flows.density import of_rows
 from keras_flows.private import flatten_layers
@@ -35,8 +36,14 @@ class Flow(SetLater, LikelihoodTraining, AdaptedDensity):
         input_shape: (height, width, channels) or (D,), without the batch.
         bits: of images, 1 to 8 (the default): how many of each pixel's bits are modelled.
         prior: "gaussian" or "logistic", the standard one in each latent dimension.
-        num_classes: for a class-conditional model. Its methods then take `labels`, integers in
-            [0, num_classes) of shape (batch,), which reach every bijection as `condition`.
+        num_classes: of a class-conditional model, whose `condition` is labels, integers in
+            [0, num_classes) of shape (batch,).
+        condition_shape: of a model whose `condition` is floats, (batch, *condition_shape); those of
+            rank 1 are standardised by `adapt`. fit and evaluate take the condition as y, the other
+            methods as `condition`, and every layer of the bijection gets it as that.
+        condition_network: a Keras layer or model from the condition to features, (batch, n) or
+            (batch, height, width, n), which the bijection gets instead. It runs once a call, and is
+            trained with the flow.
         adapt_examples: how many examples `fit` adapts to: the first, or, of an array of vectors,
             rows at random. By default 256 images or 10,000 vectors.
         seed: of the noise in `fit`, `evaluate` and `adapt`, which is a pure function of it, the
@@ -55,6 +62,8 @@ class Flow(SetLater, LikelihoodTraining, AdaptedDensity):
         bits=None,
         prior="gaussian",
         num_classes=None,
+        condition_shape=None,
+        condition_network=None,
         adapt_examples=None,
         seed=None,
         dtype=None,
@@ -71,10 +80,12 @@ class Flow(SetLater, LikelihoodTraining, AdaptedDensity):
             "Argument `dtype` must keep variables in float32 or float64, as 'mixed_bfloat16' does",
             dtype=policy.name,
         )
+        condition = make_condition_spec(num_classes, condition_shape, policy.variable_dtype)
         super().__init__(
             bijection,
-            DataSpec(input_shape, bits, num_classes, policy.variable_dtype),
+            DataSpec(input_shape, bits, condition, policy.variable_dtype),
             prior,
+            condition_network,
             adapt_examples=adapt_examples,
             seed=random.randrange(2**31) if seed is None else seed,
             dtype=policy.variable_dtype,
@@ -85,6 +96,8 @@ class Flow(SetLater, LikelihoodTraining, AdaptedDensity):
         self.is_image = self.data_spec.is_image
         self.bits = self.data_spec.bits
         self.num_classes = num_classes
+        self.condition_shape = None if condition_shape is None else condition.shape
+        self.is_conditional = condition.shape is not None
         self.size = self.data_spec.size
 
     def build(self, input_shape):
@@ -94,24 +107,24 @@ class Flow(SetLater, LikelihoodTraining, AdaptedDensity):
                 f"The model was made for input_shape={self.input_shape}. Received: {input_shape}"
             )
 
-    def __call__(self, inputs, *args, **kwargs):
+    def __call__(self, inputs, condition=None, *args, **kwargs):
         # Before Keras makes a tensor of a data frame.
-        return super().__call__(self.data_spec.array(inputs), *args, **kwargs)
+        inputs, condition = self._arrays(inputs, condition)
+        return super().__call__(inputs, condition, *args, **kwargs)
 
-    def call(self, inputs, labels=None, training=False):
+    def call(self, inputs, condition=None, training=False):
         inputs = self.data_spec.check(inputs)
-        labels = self.data_spec.condition.check(labels, inputs.shape[0])
+        condition = self.data_spec.condition.check(condition, inputs.shape[0])
         x = self.dequantize(inputs)
         if training:  # when a row more would change the statistics of the batch
-            latent, log_prob = self.latent_and_log_prob(x, labels, training)
+            latent, log_prob = self.latent_and_log_prob(x, condition, training)
         else:
-            latent, log_prob = of_rows(self.latent_and_log_prob, x, labels)
+            latent, log_prob = of_rows(self.latent_and_log_prob, x, condition)
         return {"latent": latent, "log_prob": log_prob}
 
-    def compute_output_spec(self, inputs, labels=None, training=False):
+    def compute_output_spec(self, inputs, condition=None, training=False):
         self.data_spec.check_spec(inputs)
-        if labels is None:
-            self.data_spec.condition.check(None)
+        self.data_spec.condition.check_source(condition)
         batch = inputs.shape[0]
         return {
             "latent": keras.KerasTensor((batch, self.size), self.compute_dtype),
@@ -139,7 +152,11 @@ class Flow(SetLater, LikelihoodTraining, AdaptedDensity):
         return {**super().get_config(), "dtype": keras.dtype_policies.serialize(self._policy)}
 
     def get_later(self):
-        later = {"layers": layer_changes.changes_of(self), "columns": self.data_spec.columns}
+        later = {
+            "layers": layer_changes.changes_of(self),
+            "columns": self.data_spec.columns,
+            "condition_columns": self.data_spec.condition.columns,
+        }
         return {**super().get_later(), **{name: value for name, value in later.items() if value}}
 
     def set_later(self, later):
@@ -148,6 +165,8 @@ class Flow(SetLater, LikelihoodTraining, AdaptedDensity):
             layer_changes.change(self, later["layers"])
         if "columns" in later:
             self.data_spec.columns = later["columns"]
+        if "condition_columns" in later:
+            self.data_spec.condition.columns = later["condition_columns"]
 
     def quantize(self, mode=None, config=None, filters=None, **kwargs):
         """As in Keras. ValueError, before anything is changed, if there is a `Repeat`."""

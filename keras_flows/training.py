@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from keras_flows import data_frames, dequantization, distribute, first_examples, private, resume
+from keras_flows import dequantization, distribute, first_examples, private, resume
 from keras_flows.arguments import require
 from keras_flows.data_spec import check_no_weights
 from keras_flows.distributed_model import DistributedModel
@@ -52,14 +52,14 @@ class LikelihoodTraining(DistributedModel):
             require(value is None, f"A Flow takes no `{name}`", **{name: value})
         if not self.trainable_weights:
             raise ValueError("All weights of the model are frozen: there is nothing to fit.")
-        columns = self.data_spec.columns or data_frames.column_names(x)
-        x = self.data_spec.array(x)
+        columns = self._columns(x, y)
+        x, y = self._arrays(x, y)
         self.data_spec.check_source(x, y, read_again=True)
-        if isinstance(kwargs.get("validation_data"), tuple | list):
-            validation, *rest = kwargs["validation_data"]
-            validation = data_frames.to_array(validation, self.data_spec.dtype, columns)
-            kwargs["validation_data"] = (validation, *rest)
         validation = keras.utils.unpack_x_y_sample_weight(kwargs.get("validation_data"))
+        if isinstance(kwargs.get("validation_data"), tuple | list):
+            check_no_weights(validation[2])
+            validation = kwargs["validation_data"] = self._arrays(*validation[:2], columns)
+            self.data_spec.condition.check_source(validation[1])
         self.data_spec.check_source(*validation[:2])
         self._check_strategy()
         if self._adapted.numpy():
@@ -76,7 +76,7 @@ class LikelihoodTraining(DistributedModel):
                 f"A batch must have an example for each of the {replicas} replicas, which share "
                 f"it. Received: a batch of {first.batch_size}"
             )
-        self.data_spec.columns = columns
+        self._set_columns(columns)
         if isinstance(x, tf.data.Dataset) and self.compiled:
             kwargs.setdefault("shuffle", False)  # or Keras warns that it cannot
         if not isinstance(callbacks, keras.callbacks.CallbackList):
@@ -85,11 +85,11 @@ class LikelihoodTraining(DistributedModel):
             callbacks = [resume.Backups(callbacks), *callbacks, order]
         return super().fit(x, y, batch_size, epochs, verbose=verbose, callbacks=callbacks, **kwargs)
 
-    def evaluate(self, x=None, *args, **kwargs):
+    def evaluate(self, x=None, y=None, *args, **kwargs):
         self._check_adapted("evaluate")
-        x = self.data_spec.array(x)
-        self.data_spec.check_source(x)
-        return super().evaluate(x, *args, **kwargs)
+        x, y = self._arrays(x, y)
+        self.data_spec.check_source(x, y)
+        return super().evaluate(x, y, *args, **kwargs)
 
     def predict(self, x, *args, **kwargs):
         self._check_adapted("predict")
@@ -97,13 +97,13 @@ class LikelihoodTraining(DistributedModel):
         self.data_spec.check_source(x)
         return super().predict(x, *args, **kwargs)
 
-    def train_on_batch(self, x, *args, **kwargs):
+    def train_on_batch(self, x, y=None, *args, **kwargs):
         self._check_adapted("train_on_batch")
-        return super().train_on_batch(self.data_spec.array(x), *args, **kwargs)
+        return super().train_on_batch(*self._arrays(x, y), *args, **kwargs)
 
-    def test_on_batch(self, x, *args, **kwargs):
+    def test_on_batch(self, x, y=None, *args, **kwargs):
         self._check_adapted("test_on_batch")
-        return super().test_on_batch(self.data_spec.array(x), *args, **kwargs)
+        return super().test_on_batch(*self._arrays(x, y), *args, **kwargs)
 
     def predict_on_batch(self, x, *args, **kwargs):
         self._check_adapted("predict_on_batch")
@@ -122,8 +122,8 @@ class LikelihoodTraining(DistributedModel):
         """Updates weights and metrics by a batch whose values, on all replicas, are valid."""
         x, y, _ = keras.utils.unpack_x_y_sample_weight(data)
         self.data_spec.check_spec(x)
-        labels = self.data_spec.condition.check(y)
-        rules = {} if tf.executing_eagerly() else self.data_spec.broken(x, labels)
+        condition = self.data_spec.condition.check(y)
+        rules = {} if tf.executing_eagerly() else self.data_spec.broken(x, condition)
         if not rules:
             return self._update(data)
         broken = tf.stack([tf.cast(each, tf.float32) for each in rules.values()])
@@ -150,9 +150,9 @@ class LikelihoodTraining(DistributedModel):
 
     def predict_step(self, data):
         x, y, _ = keras.utils.unpack_x_y_sample_weight(data)
-        return self(x, labels=y, training=False)
+        return self(x, condition=y, training=False)
 
-    def auxiliary_loss(self, z, labels=None):
+    def auxiliary_loss(self, z, condition=None):
         """What a subclass adds to each example's loss, (batch,) in nats, given its latent."""
         return ops.zeros_like(z[:, 0])
 
@@ -163,11 +163,11 @@ class LikelihoodTraining(DistributedModel):
         private.clear_losses(self)
         x = self.data_spec.check(x)
         x = self.dequantize(x, self._noise(x, kind, counter))
-        labels = self.data_spec.condition.check(y)
-        z, log_prob = self.latent_and_log_prob(x, labels, training)
+        condition = self.data_spec.condition.check(y)
+        z, log_prob = self.latent_and_log_prob(x, condition, training)
         count = ops.cast(ops.shape(log_prob)[0], log_prob.dtype)
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
-        total = ops.sum(self.auxiliary_loss(z, labels) - log_prob)
+        total = ops.sum(self.auxiliary_loss(z, condition) - log_prob)
         penalty = sum(self.losses, ops.zeros((), log_prob.dtype))
         loss = next(metric for metric in self.metrics if metric.name == "loss")
         loss.update_state(total / ops.maximum(count, 1) + penalty, sample_weight=count)

@@ -220,7 +220,7 @@ def test_specs_of_datasets(method, image_flow):
     fails(lambda: call(dataset(IMAGES > 0)), TypeError, "must be uint8 images", "bool")
     # As TFDS itself has them.
     named = tf.data.Dataset.from_tensor_slices({"image": IMAGES, "label": LABELS}).batch(2)
-    fails(lambda: call(named), TypeError, "elements x or (x, label)", "'image'")
+    fails(lambda: call(named), TypeError, "elements x or (x, condition)", "'image'")
 
 
 @pytest.mark.parametrize("method", CHECK_VALUES)
@@ -249,7 +249,7 @@ def test_values_of_images(method, x, received, image_flow):
     ],
 )
 def test_data_that_is_no_tensor(method, x, received, image_flow):
-    words = "pass labels as an argument of their own, `model(x, labels=y)`"
+    words = "as an argument of its own, `model(x, condition=y)`"
     fails(lambda: getattr(image_flow, method)(x), TypeError, words, received)
 
 
@@ -409,23 +409,23 @@ def test_latents(z, kind, words, received, image_flow):
 @pytest.mark.parametrize(
     ("labels", "words", "received"),
     [
-        (None, "num_classes=3 and needs `labels`", "none"),
+        (None, "num_classes=3 and needs `condition`", "none"),
         ([0, 1, 2, 3], "must be in 0..2, as num_classes=3", "3"),
         ([0, 1, 2, -1], "must be in 0..2", "-1"),
         ([0.0, 1.0, 2.0, 1.0], "must be integers of shape (batch,)", "float"),
         ([[0, 1, 2, 1]] * 4, "must be integers of shape (batch,)", "(4, 4)"),
-        ([0, 1], "one label for each of 4 examples", "2"),
+        ([0, 1], "one row for each of 4 examples", "2"),
         (np.eye(3)[LABELS], "must be integers of shape (batch,)", ", 3). Of one-hot labels, as of"),
         (np.ones((4, 1)), "must be integers of shape (batch,)", "). Cast them to int32; of"),
     ],
 )
 def test_labels(labels, words, received, class_flow):
     calls = [
-        lambda: class_flow.log_prob(VECTORS, labels=labels),
-        lambda: class_flow.encode(VECTORS, labels=labels),
-        lambda: class_flow.decode(VECTORS, labels=labels),
-        lambda: class_flow.sample(4, labels=labels),
-        lambda: class_flow(VECTORS, labels=labels),
+        lambda: class_flow.log_prob(VECTORS, condition=labels),
+        lambda: class_flow.encode(VECTORS, condition=labels),
+        lambda: class_flow.decode(VECTORS, condition=labels),
+        lambda: class_flow.sample(4, condition=labels),
+        lambda: class_flow(VECTORS, condition=labels),
     ]
     if labels is None or len(labels) == 4:
         data = dataset(VECTORS) if labels is None else dataset(VECTORS, np.array(labels))

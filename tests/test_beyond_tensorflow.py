@@ -64,7 +64,7 @@ def export(name, path):
     """Where a model is exported, with requests and Python's responses by signature."""
     keras.utils.set_random_seed(0)
     model = MODELS[name]()
-    labels = {"labels": LABELS} if model.num_classes else {}
+    labels = {"condition": LABELS} if model.num_classes else {}
     model.adapt(IMAGES, *labels.values())
     perturb(model, 0.05)
     model.export(path)

@@ -120,5 +120,5 @@ def test_labels_may_be_a_column(kind):
     model = compiled(Flow(layers.LearnedPrior(num_classes=3), (3,), num_classes=3))
     if kind is not pandas.Index:  # which Keras does not take
         model.fit(FRAME, labels, verbose=0)
-    expected = model.log_prob(FRAME, labels=LABELS.to_numpy())
-    np.testing.assert_array_equal(model.log_prob(FRAME, labels=labels), expected)
+    expected = model.log_prob(FRAME, condition=LABELS.to_numpy())
+    np.testing.assert_array_equal(model.log_prob(FRAME, condition=labels), expected)

@@ -35,7 +35,7 @@ LABELS = np.array([0, 1, 2, 0, 1], "int32")
 def image_glow():
     model = zoo.Glow((4, 4, 1), levels=2, depth=2, width=4, reversible=True, num_classes=3, bits=5)
     model.adapt(IMAGES, LABELS)
-    return model, IMAGES, {"labels": LABELS}
+    return model, IMAGES, {"condition": LABELS}
 
 
 def half_precision_vectors():
@@ -135,7 +135,7 @@ def test_signatures_are_named_typed_and_batched(exported):
     data = tf.TensorSpec((None, *model.input_shape), tf.uint8 if model.is_image else tf.float32)
     latent = tf.TensorSpec((None, model.size), tf.float32)
     log_prob = temperature = tf.TensorSpec((None,), tf.float32)
-    labels = {} if model.num_classes is None else {"labels": tf.TensorSpec((None,), tf.int32)}
+    labels = {} if model.num_classes is None else {"condition": tf.TensorSpec((None,), tf.int32)}
     expected = {
         "serving_default": ({"x": data}, {"latent": latent, "log_prob": log_prob}),
         "log_prob": ({"x": data}, {"log_prob": log_prob}),
@@ -358,7 +358,7 @@ def spoilt_requests(exported):
     items = [spoilt(decode, "z", np.nan, np.inf), spoilt(sample, "temperature", -0.5, np.nan)]
     if exported.model.num_classes is not None:
         items += [
-            spoilt(item, "labels", -1, exported.model.num_classes)
+            spoilt(item, "condition", -1, exported.model.num_classes)
             for item in (*data, decode, sample)
         ]
     if not exported.model.is_image:

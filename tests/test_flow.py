@@ -80,10 +80,10 @@ def small_glow(**kwargs):
 def test_log_prob_is_the_prior_plus_the_log_det(glow, nice):
     z, log_det = map(np.asarray, glow.bijection.forward_and_log_det(IMAGES + HALF, LABELS))
     by_hand = -0.5 * (z**2).sum(1) - 8 * np.log(2 * np.pi) + log_det
-    log_prob = glow.log_prob(IMAGES, labels=LABELS)
+    log_prob = glow.log_prob(IMAGES, condition=LABELS)
     assert log_prob.dtype == tf.float32 and log_prob.shape == (6,)
     close(log_prob, by_hand)
-    close(glow.encode(IMAGES, labels=LABELS), z)
+    close(glow.encode(IMAGES, condition=LABELS), z)
 
     z, log_det = map(np.asarray, nice.bijection.forward_and_log_det(VECTORS))
     close(nice.log_prob(VECTORS), (-z - 2 * np.log1p(np.exp(-z))).sum(1) + log_det)
@@ -92,7 +92,7 @@ def test_log_prob_is_the_prior_plus_the_log_det(glow, nice):
 def test_distribution_is_the_density_of_dequantised_data(glow, nice):
     kwargs = {"bijector_kwargs": {"condition": LABELS}}
     log_prob = glow.distribution.log_prob(IMAGES + HALF, **kwargs)
-    close(log_prob, glow.log_prob(IMAGES, labels=LABELS))
+    close(log_prob, glow.log_prob(IMAGES, condition=LABELS))
     assert glow.distribution.sample(6, **kwargs).shape == (6, 4, 4, 1)
     close(nice.distribution.log_prob(VECTORS), nice.log_prob(VECTORS))
     assert nice.distribution.event_shape == (3,)
@@ -100,31 +100,31 @@ def test_distribution_is_the_density_of_dequantised_data(glow, nice):
 
 def test_call_and_predict_give_latent_and_log_prob(glow):
     labelled = tf.data.Dataset.from_tensor_slices((IMAGES, LABELS)).batch(4)
-    for result in (glow(IMAGES, labels=LABELS), glow.predict(labelled, verbose=0)):
+    for result in (glow(IMAGES, condition=LABELS), glow.predict(labelled, verbose=0)):
         assert list(result) == ["latent", "log_prob"]
         assert result["latent"].shape == (6, 16) and result["latent"].dtype == "float32"
-        close(result["latent"], glow.encode(IMAGES, labels=LABELS))
-        close(result["log_prob"], glow.log_prob(IMAGES, labels=LABELS))
+        close(result["latent"], glow.encode(IMAGES, condition=LABELS))
+        close(result["log_prob"], glow.log_prob(IMAGES, condition=LABELS))
 
 
 def test_labels_condition_their_own_row(glow):
     other = (LABELS + 1) % 3
     other[0] = LABELS[0]
-    latent = glow.encode(IMAGES, labels=LABELS)
+    latent = glow.encode(IMAGES, condition=LABELS)
     for function in (
-        lambda labels: glow.log_prob(IMAGES, labels=labels),
-        lambda labels: glow.encode(IMAGES, labels=labels),
-        lambda labels: tf.cast(glow.decode(latent, labels=labels), "float32"),
-        lambda labels: tf.cast(glow.sample(6, labels=labels, seed=0), "float32"),
+        lambda labels: glow.log_prob(IMAGES, condition=labels),
+        lambda labels: glow.encode(IMAGES, condition=labels),
+        lambda labels: tf.cast(glow.decode(latent, condition=labels), "float32"),
+        lambda labels: tf.cast(glow.sample(6, condition=labels, seed=0), "float32"),
     ):
         change = tf.reduce_max(tf.reshape(tf.abs(function(LABELS) - function(other)), (6, -1)), 1)
         assert change[0] < 1e-4 and np.all(change[1:] > 1e-3)
 
 
 def test_float_images_and_other_integers_are_as_good(glow):
-    expected = glow.encode(IMAGES, labels=LABELS)
+    expected = glow.encode(IMAGES, condition=LABELS)
     for dtype in ("float32", "float64", "int32"):
-        close(glow.encode(IMAGES.astype(dtype), labels=LABELS.astype("int64")), expected)
+        close(glow.encode(IMAGES.astype(dtype), condition=LABELS.astype("int64")), expected)
 
 
 def test_bits_per_dim_of_the_uniform_density_are_the_bits(uniform):
@@ -256,12 +256,12 @@ def test_log_prob_with_seed_is_that_of_the_distribution(eager):
 def test_an_empty_batch_has_empty_results(glow):
     """Whose convolutions oneDNN, where TensorFlow computes with it, gets wrong."""
     none, label = IMAGES[:0], LABELS[:0]
-    assert glow.log_prob(none, labels=label).shape == (0,)
-    assert glow.log_prob(none, labels=label, seed=1).shape == (0,)
-    assert glow(none, labels=label)["latent"].shape == (0, 16)
-    latent = glow.encode(none, labels=label)
+    assert glow.log_prob(none, condition=label).shape == (0,)
+    assert glow.log_prob(none, condition=label, seed=1).shape == (0,)
+    assert glow(none, condition=label)["latent"].shape == (0, 16)
+    latent = glow.encode(none, condition=label)
     assert latent.shape == (0, 16)
-    assert glow.decode(latent, labels=label).shape == none.shape
+    assert glow.decode(latent, condition=label).shape == none.shape
 
 
 def test_images_come_back_exactly(uniform, glow):
@@ -269,7 +269,7 @@ def test_images_come_back_exactly(uniform, glow):
     decoded = uniform.decode(uniform.encode(ALL_PIXELS))
     assert decoded.dtype == tf.uint8
     np.testing.assert_array_equal(decoded, ALL_PIXELS // unit * unit)
-    decoded = glow.decode(glow.encode(IMAGES, labels=LABELS), labels=LABELS)
+    decoded = glow.decode(glow.encode(IMAGES, condition=LABELS), condition=LABELS)
     np.testing.assert_array_equal(decoded, IMAGES)
 
 
@@ -291,7 +291,7 @@ def test_decode_clips_to_the_range_of_images():
 
 def test_samples_are_images_and_depend_on_seed_label_and_row(glow):
     labels = np.array([0, 0, 1, 2, 2])
-    sample = functools.partial(glow.sample, labels=labels)
+    sample = functools.partial(glow.sample, condition=labels)
     images = sample(5, seed=1)
     assert images.dtype == tf.uint8 and images.shape == (5, 4, 4, 1)
     np.testing.assert_array_equal(sample(5, seed=1), images)
@@ -299,7 +299,7 @@ def test_samples_are_images_and_depend_on_seed_label_and_row(glow):
     assert np.any(sample(5) != sample(5))
     assert np.any(images[0] != images[1])
     # A row depends on the seed and its index, not on how many there are: pixels within 1.
-    three = np.int32(glow.sample(3, labels=labels[:3], seed=1))
+    three = np.int32(glow.sample(3, condition=labels[:3], seed=1))
     assert np.abs(three - np.int32(images[:3])).max() <= 1
     cold = sample(5, temperature=0, seed=1)
     np.testing.assert_array_equal(cold[0], cold[1])
@@ -309,13 +309,13 @@ def test_samples_are_images_and_depend_on_seed_label_and_row(glow):
 def test_one_label_serves_for_all_samples():
     model = Flow(layers.LearnedPrior(num_classes=3), (3,), num_classes=3)
     perturb(model)
-    expected = model.sample(3, labels=[2, 2, 2], seed=1)
+    expected = model.sample(3, condition=[2, 2, 2], seed=1)
     for labels in (2, [2], np.int64(2), tf.constant(2)):
-        np.testing.assert_array_equal(model.sample(3, labels=labels, seed=1), expected)
-    in_graph = tf.function(lambda label: model.sample(3, labels=label, seed=1), autograph=False)
+        np.testing.assert_array_equal(model.sample(3, condition=labels, seed=1), expected)
+    in_graph = tf.function(lambda label: model.sample(3, condition=label, seed=1), autograph=False)
     np.testing.assert_array_equal(in_graph(tf.constant(2)), expected)
-    with pytest.raises(ValueError, match="must be in 0..2.*Received: .3 3"):
-        model.sample(2, labels=3)
+    with pytest.raises(ValueError, match="must be in 0..2.*Received: .3\]"):
+        model.sample(2, condition=3)
 
 
 def test_samples_in_a_graph(nice):
@@ -589,7 +589,7 @@ def test_fit_takes_data_of_every_kind(given, num_classes):
     if not num_classes:
         close(history["val_loss"], -np.mean(model.log_prob(x)))
     if num_classes:
-        means = model.decode(np.zeros((2, 2)), labels=[0, 1])
+        means = model.decode(np.zeros((2, 2)), condition=[0, 1])
         assert np.all(means[0] < 0) and np.all(means[1] > 0)
 
 
@@ -619,11 +619,11 @@ def test_shapes_that_tensorflow_does_not_know_are_the_models(source):
     known = tf.data.Dataset.from_tensor_slices((IMAGES, LABELS)).batch(4)
     close(model.evaluate(unknown, verbose=0), model.evaluate(known, verbose=0))
     latent = model.predict(unknown, verbose=0)["latent"]
-    close(latent, model.encode(IMAGES, labels=LABELS))
+    close(latent, model.encode(IMAGES, condition=LABELS))
 
     signature = [tf.TensorSpec(None, tf.float32), tf.TensorSpec(None, tf.int32)]
     decode = tf.function(
-        lambda z, labels: model.decode(z, labels=labels), input_signature=signature
+        lambda z, labels: model.decode(z, condition=labels), input_signature=signature
     )
     np.testing.assert_array_equal(decode(latent, LABELS), IMAGES)
 
@@ -705,7 +705,7 @@ def test_saved_models_come_back(how, glow, tmp_path):
         written = tf.train.Checkpoint(model=glow).write(path)
         tf.train.Checkpoint(model=restored).read(written).assert_existing_objects_matched()
     assert restored.adapted and same_weights(restored, glow)
-    close(restored(IMAGES, labels=LABELS)["log_prob"], glow.log_prob(IMAGES, labels=LABELS))
+    close(restored(IMAGES, condition=LABELS)["log_prob"], glow.log_prob(IMAGES, condition=LABELS))
 
 
 def test_config_is_complete():

@@ -13,7 +13,7 @@ NAMES = ("nice", "real_nvp", "glow")
 
 
 def check(model, then):
-    labels = {"labels": then["labels"]} if "labels" in then else {}
+    labels = {"condition": then["labels"]} if "labels" in then else {}
     for name, value in (
         ("latent", model.encode(then["x"], **labels)),
         ("log_prob", model.log_prob(then["x"], **labels)),

@@ -92,7 +92,7 @@ def test_flow_in_a_functional_model(glow, tmp_path):
 
 def test_labels_in_a_functional_model(conditional_glow, tmp_path):
     inputs = keras.Input((8, 8, 1), dtype="uint8"), keras.Input((), dtype="int32")
-    model = keras.Model(inputs, conditional_glow(inputs[0], labels=inputs[1])["latent"])
+    model = keras.Model(inputs, conditional_glow(inputs[0], condition=inputs[1])["latent"])
     expected = conditional_glow.encode(IMAGES, IMAGE_LABELS)
     batch = (IMAGES, IMAGE_LABELS)
     for latent in (model.predict(batch, verbose=0), reload(model, tmp_path)(batch)):
@@ -104,7 +104,7 @@ def test_functional_models_refuse_what_does_not_fit(glow, conditional_glow):
         glow(keras.Input((8, 8, 3)))
     with pytest.raises(TypeError, match="Data must be uint8 images. Received: dtype bool"):
         glow(keras.Input((8, 8, 1), dtype="bool"))
-    with pytest.raises(ValueError, match="num_classes=3 and needs `labels`"):
+    with pytest.raises(ValueError, match="num_classes=3 and needs `condition`"):
         conditional_glow(keras.Input((8, 8, 1)))
     with pytest.raises(TypeError, match="not symbolic tensors: in a functional model, use"):
         glow.log_prob(keras.Input((8, 8, 1)))

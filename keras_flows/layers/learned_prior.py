@@ -3,7 +3,9 @@ import tensorflow as tf
 from keras import ops
 
 from keras_flows.adaptation import LOG_SCALE_FACTOR
+from keras_flows.arguments import require
 from keras_flows.bijection import Bijection, sum_over_event
+from keras_flows.layers.conditioning import Conditioning
 from keras_flows.networks.edge_places import EdgePlaces
 from keras_flows.precomputation import Precomputes
 
@@ -18,20 +20,29 @@ class LearnedPrior(Precomputes, Bijection):
     images they also depend, within one cell of the border, on the place (the code computes them by
     a 3x3 convolution of a zero image with an edge bias). With `num_classes` a learned term for each
     class is added, (class_terms[label] + class_bias) exp(3 class_log_scale); `condition` is then
-    the labels, integers of shape (batch,). The identity at the start. Shapes: (batch, D),
-    (batch, tokens, channels) or (batch, height, width, channels), unchanged.
+    the labels, integers of shape (batch,). With `condition_shape`, as for a `Coupling`, a linear
+    map of the condition is added instead, at each place. The identity at the start. Shapes:
+    (batch, D), (batch, tokens, channels) or (batch, height, width, channels), unchanged.
 
     Raises:
-        ValueError: if `num_classes` is given and `condition` is not.
+        ValueError: if one of the two is given and `condition` is not, or both are.
     """
 
-    def __init__(self, *, num_classes=None, **kwargs):
+    def __init__(self, *, num_classes=None, condition_shape=None, **kwargs):
         super().__init__(**kwargs)
+        require(
+            None in (num_classes, condition_shape),
+            "Only one of the arguments `num_classes` and `condition_shape` may be given",
+            num_classes=num_classes,
+            condition_shape=condition_shape,
+        )
         self.num_classes = num_classes
+        self.condition_shape = condition_shape
+        self._conditioning = None if condition_shape is None else Conditioning(condition_shape)
 
     @property
     def reads_condition(self):
-        return self.num_classes is not None
+        return self.num_classes is not None or self.condition_shape is not None
 
     def build(self, input_shape):
         units = 2 * input_shape[-1]
@@ -52,6 +63,13 @@ class LearnedPrior(Precomputes, Bijection):
             )
             self.class_log_scale = self.add_weight(
                 name="class_log_scale", shape=(units,), initializer="zeros"
+            )
+        if self._conditioning is not None:
+            self._conditioning.build(input_shape)
+            self.condition_kernel = self.add_weight(
+                name="condition_kernel",
+                shape=(self._conditioning.channels, units),
+                initializer="zeros",
             )
 
     def precompute(self, inverse):
@@ -83,7 +101,16 @@ class LearnedPrior(Precomputes, Bijection):
                     f"{self.name!r} has num_classes={self.num_classes} and needs the labels as "
                     "`condition`. Received: condition=None"
                 )
+            condition = tf.convert_to_tensor(condition)
+            if condition.dtype.is_floating:
+                raise ValueError(
+                    f"{self.name!r} has num_classes={self.num_classes} and reads labels, integers "
+                    "(batch,); features are for `condition_shape`. "
+                    f"Received: {condition.dtype.name} of shape {condition.shape}"
+                )
             terms = tf.gather(terms, condition)
             h = h + ops.reshape(terms, (-1, *(1,) * (len(x.shape) - 2), terms.shape[-1]))
+        if self._conditioning is not None:
+            h = h + ops.matmul(self._conditioning.spread(condition, x), self.condition_kernel)
         mean, log_std = ops.split(h, 2, axis=-1)
         return mean, ops.broadcast_to(log_std, ops.shape(x))

@@ -7,6 +7,7 @@ from keras import ops
 
 from keras_flows import layers
 from keras_flows.arguments import check_input_shape, check_integers, check_one_of, require
+from keras_flows.condition_features import condition_of_layers
 from keras_flows.flow import Flow
 from keras_flows.networks import MLP, ConvNet, ScaledConv2D
 from keras_flows.private import flatten_layers
@@ -39,7 +40,9 @@ class Glow(Flow):
             "affine" come near 0, and samples overflow: many, where images have flat areas.
         reversible: whether training rebuilds each step's activations by inverting it instead of
             storing them: memory for weights and one step only, for a tenth to a fifth more time.
-        num_classes: makes the last prior class-conditional.
+        num_classes: makes the last prior class-conditional, as in the paper.
+        condition_shape, condition_network: as for `Flow`; all couplings and priors read the
+            condition, or, of classes too, what the network makes of it.
         classifier_weight: of a classifier on the last level's latent, for a class-conditional
             model: the loss has classifier_weight * D * cross-entropy, in nats, besides the negative
             log-likelihood. The paper's 0.01 makes the classes differ more; 0 is no classifier.
@@ -64,6 +67,8 @@ class Glow(Flow):
         coupling="affine",
         reversible=False,
         num_classes=None,
+        condition_shape=None,
+        condition_network=None,
         classifier_weight=0.0,
         logit_alpha=None,
         bits=None,
@@ -86,6 +91,11 @@ class Glow(Flow):
             num_classes=num_classes,
         )
 
+        condition = condition_of_layers(num_classes, condition_shape, condition_network)
+        by_label = num_classes is not None and condition_network is None
+        of_coupling = {"condition_shape": None if by_label else condition}
+        of_prior = {"num_classes": num_classes} if by_label else of_coupling
+
         def step():
             network = ConvNet if len(input_shape) == 3 else MLP
             make = COUPLINGS[coupling]
@@ -93,7 +103,7 @@ class Glow(Flow):
                 [
                     layers.ActNorm(dtype=dtype),
                     layers.InvertibleConv1x1(dtype=dtype),
-                    make(network(width, dtype=dtype), dtype=dtype),
+                    make(network(width, dtype=dtype), **of_coupling, dtype=dtype),
                 ],
                 dtype=dtype,
             )
@@ -101,9 +111,9 @@ class Glow(Flow):
         def level(is_last):
             squeeze = [layers.Squeeze(dtype=dtype)] if len(input_shape) == 3 else []
             if is_last:
-                prior = layers.LearnedPrior(num_classes=num_classes, dtype=dtype)
+                prior = layers.LearnedPrior(**of_prior, dtype=dtype)
             else:
-                prior = layers.AffineCoupling(None, scale="exp", dtype=dtype)
+                prior = layers.AffineCoupling(None, scale="exp", **of_coupling, dtype=dtype)
             steps = layers.Repeat(step(), depth, reversible=reversible, dtype=dtype)
             return layers.Chain([*squeeze, steps, prior], dtype=dtype)
 
@@ -123,6 +133,8 @@ class Glow(Flow):
             input_shape,
             bits=bits,
             num_classes=num_classes,
+            condition_shape=condition_shape,
+            condition_network=condition_network,
             adapt_examples=adapt_examples,
             seed=seed,
             dtype=dtype,
@@ -142,11 +154,11 @@ class Glow(Flow):
             with keras.name_scope(self.name, caller=self):
                 self._classifier.build((None, 1, 1, self._top_prior().event_shape[-1]))
 
-    def class_logits(self, z, labels):
-        """The classifier's logits, (batch, num_classes), of latents z = encode(x, labels).
+    def class_logits(self, z, condition):
+        """The classifier's logits, (batch, num_classes), of z = encode(x, condition).
 
         A linear map of the spatial mean of the last level's latent before its prior. There the
-        labels play no part: any will do, if they are the same in both calls.
+        condition plays no part: any will do, if they are the same in both calls.
 
         Raises:
             ValueError: for a model without classifier.
@@ -160,15 +172,15 @@ class Glow(Flow):
         *space, channels = prior.event_shape
         cells = math.prod(space)
         top = ops.reshape(z[:, -cells * channels :], (-1, *space, channels))
-        top, _ = prior.inverse_and_log_det(top, labels)
+        top, _ = prior.inverse_and_log_det(top, self.features_of(condition))
         mean = ops.mean(ops.reshape(top, (-1, cells, 1, channels)), axis=1, keepdims=True)
         return self._classifier(mean)[:, 0, 0]
 
-    def auxiliary_loss(self, z, labels=None):
+    def auxiliary_loss(self, z, condition=None):
         if not self.classifier_weight:
-            return super().auxiliary_loss(z, labels)
-        logits = self.class_logits(z, labels)
-        cross_entropy = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+            return super().auxiliary_loss(z, condition)
+        logits = self.class_logits(z, condition)
+        cross_entropy = tf.nn.sparse_softmax_cross_entropy_with_logits(condition, logits)
         return self.classifier_weight * self.size * cross_entropy
 
     def _top_prior(self):

@@ -2,6 +2,7 @@ import keras
 
 from keras_flows import layers
 from keras_flows.arguments import check_input_shape, check_integers
+from keras_flows.condition_features import condition_of_layers
 from keras_flows.flow import Flow
 from keras_flows.networks import MLP
 from keras_flows.zoo.pairs import in_pairs
@@ -25,6 +26,8 @@ class NICE(Flow):
         logit_alpha: as for `Glow`.
         reversible: as for `Glow`, from `depth` 6 on.
         standardize: whether vectors are standardised first (`layers.Standardize`).
+        num_classes, condition_shape, condition_network: as for `Flow`; all couplings read the
+            condition.
         bits, adapt_examples, seed: as for `Flow`.
 
     Raises:
@@ -43,6 +46,9 @@ class NICE(Flow):
         prior="logistic",
         logit_alpha=None,
         reversible=False,
+        num_classes=None,
+        condition_shape=None,
+        condition_network=None,
         bits=None,
         standardize=True,
         adapt_examples=None,
@@ -56,10 +62,12 @@ class NICE(Flow):
         if len(input_shape) == 3:
             first.append(layers.Flatten(dtype=dtype))
 
+        condition = condition_of_layers(num_classes, condition_shape, condition_network)
+
         def coupling(swap):
             network = MLP(width, num_hidden, dtype=dtype)
             options = {"partition": "even_odd", "swap": swap, "dtype": dtype}
-            return [layers.AdditiveCoupling(network, **options)]
+            return [layers.AdditiveCoupling(network, condition_shape=condition, **options)]
 
         couplings = in_pairs(coupling, depth, reversible=reversible, dtype=dtype)
         super().__init__(
@@ -67,6 +75,9 @@ class NICE(Flow):
             input_shape,
             bits=bits,
             prior=prior,
+            num_classes=num_classes,
+            condition_shape=condition_shape,
+            condition_network=condition_network,
             adapt_examples=adapt_examples,
             seed=seed,
             dtype=dtype,

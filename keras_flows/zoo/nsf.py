@@ -2,6 +2,7 @@ import keras
 
 from keras_flows import layers
 from keras_flows.arguments import check_input_shape, check_integers, require
+from keras_flows.condition_features import condition_of_layers
 from keras_flows.flow import Flow
 from keras_flows.networks import ResidualMLP, ResNet
 from keras_flows.zoo.levels import resolve_levels
@@ -31,6 +32,8 @@ class NSF(Flow):
         reversible: as for `Glow`.
         logit_alpha: as for `Glow`.
         standardize: whether vectors are standardised first (`layers.Standardize`).
+        num_classes, condition_shape, condition_network: as for `Flow`; all couplings read the
+            condition.
         bits, adapt_examples, seed: as for `Flow`.
 
     Raises:
@@ -49,6 +52,9 @@ class NSF(Flow):
         tail_bound=3.0,
         dropout=0.0,
         reversible=False,
+        num_classes=None,
+        condition_shape=None,
+        condition_network=None,
         logit_alpha=None,
         standardize=True,
         bits=None,
@@ -70,6 +76,9 @@ class NSF(Flow):
             input_shape=tuple(input_shape),
         )
 
+        condition = condition_of_layers(num_classes, condition_shape, condition_network)
+        splines = {"bins": bins, "tail_bound": tail_bound, "condition_shape": condition}
+
         def network():
             if is_image:
                 return ResNet(width, num_blocks, dtype=dtype)
@@ -80,7 +89,7 @@ class NSF(Flow):
             step = [
                 *([layers.ActNorm(dtype=dtype)] if is_image else []),
                 layers.InvertibleConv1x1(dtype=dtype),
-                layers.SplineCoupling(network(), bins=bins, tail_bound=tail_bound, dtype=dtype),
+                layers.SplineCoupling(network(), **splines, dtype=dtype),
             ]
             chain = layers.Chain(step, dtype=dtype)
             return [
@@ -100,6 +109,9 @@ class NSF(Flow):
             layers.Chain([*first, *rest], dtype=dtype),
             input_shape,
             bits=bits,
+            num_classes=num_classes,
+            condition_shape=condition_shape,
+            condition_network=condition_network,
             adapt_examples=adapt_examples,
             seed=seed,
             dtype=dtype,

@@ -2,6 +2,7 @@ import keras
 
 from keras_flows import layers
 from keras_flows.arguments import check_input_shape, check_integers, require
+from keras_flows.condition_features import condition_of_layers
 from keras_flows.flow import Flow
 from keras_flows.layers.squeeze import cell_order
 from keras_flows.networks import MLP, ResNet, WeightNormConv2D
@@ -37,6 +38,8 @@ class RealNVP(Flow):
         logit_alpha: of the `Logit` that images start with; None for none.
         reversible: as for `Glow`, from `depth` 6 on; needs `batch_norm=False`.
         standardize: whether vectors are standardised first (`layers.Standardize`).
+        num_classes, condition_shape, condition_network: as for `Flow`; all couplings read the
+            condition.
         bits, adapt_examples, seed: as for `Flow`.
 
     Raises:
@@ -56,6 +59,9 @@ class RealNVP(Flow):
         batch_norm=None,
         logit_alpha=0.05,
         reversible=False,
+        num_classes=None,
+        condition_shape=None,
+        condition_network=None,
         bits=None,
         standardize=True,
         adapt_examples=None,
@@ -80,21 +86,27 @@ class RealNVP(Flow):
             batch_norm=batch_norm,
         )
 
+        condition = condition_of_layers(num_classes, condition_shape, condition_network)
+
         def in_turns(make, depth):
             return in_pairs(make, depth, reversible=reversible, dtype=dtype)
 
         if is_image:
             bijection = _image_bijection(
-                *(first, input_shape, in_turns, levels, depth, width, num_blocks, batch_norm, dtype)
+                *(first, input_shape, in_turns, levels, depth, width, num_blocks, batch_norm),
+                *(condition, dtype),
             )
         else:
             bijection = _vector_bijection(
-                *(first, in_turns, depth, width, num_blocks, batch_norm, dtype)
+                *(first, in_turns, depth, width, num_blocks, batch_norm, condition, dtype)
             )
         super().__init__(
             bijection,
             input_shape,
             bits=bits,
+            num_classes=num_classes,
+            condition_shape=condition_shape,
+            condition_network=condition_network,
             adapt_examples=adapt_examples,
             seed=seed,
             dtype=dtype,
@@ -110,17 +122,18 @@ class RealNVP(Flow):
         self.reversible = reversible
 
 
-def _vector_bijection(first, in_turns, depth, width, num_blocks, batch_norm, dtype):
+def _vector_bijection(first, in_turns, depth, width, num_blocks, batch_norm, condition, dtype):
     def coupling(swap):
         network = MLP(width, num_blocks, dtype=dtype)
         norm = [layers.BatchNorm(dtype=dtype)] if batch_norm else []
-        return [layers.AffineCoupling(network, swap=swap, scale="tanh", dtype=dtype), *norm]
+        options = {"swap": swap, "scale": "tanh", "condition_shape": condition, "dtype": dtype}
+        return [layers.AffineCoupling(network, **options), *norm]
 
     return layers.Chain([*first, *in_turns(coupling, depth)], dtype=dtype)
 
 
 def _image_bijection(
-    first, input_shape, in_turns, levels, depth, width, num_blocks, batch_norm, dtype
+    first, input_shape, in_turns, levels, depth, width, num_blocks, batch_norm, condition, dtype
 ):
     l2 = keras.regularizers.L2(L2)
 
@@ -140,6 +153,7 @@ def _image_bijection(
                 ),
                 bound_initializer="zeros" if checkerboard else "ones",
                 bound_regularizer=l2 if checkerboard else None,
+                condition_shape=condition,
                 **place,
             )
             return [coupling, layers.BatchNorm(**place)] if batch_norm else [coupling]

@@ -1,0 +1,75 @@
+"""What a bijection gets as `condition`: a condition, or what a network makes of it."""
+
+import keras
+
+from keras_flows.arguments import require
+from keras_flows.condition_spec import ClassLabels, NoCondition, make_condition_spec
+from keras_flows.private import flatten_layers
+
+
+def features_shape(spec, condition_network=None):
+    """What layers that read it take as `condition_shape`; None of an unconditional model.
+
+    The shape of one example of the network's output (calling it builds it); without a network,
+    (num_classes,), as which layers see labels, or the condition's own.
+
+    Raises:
+        ValueError: for a network without condition, or of whose output nothing can be read.
+        TypeError: for a network that is no Keras layer.
+    """
+    if condition_network is None:
+        return (spec.num_classes,) if isinstance(spec, ClassLabels) else spec.shape
+    require(
+        isinstance(condition_network, keras.layers.Layer),
+        "Argument `condition_network` must be a Keras layer or model",
+        error=TypeError,
+        condition_network=condition_network,
+    )
+    require(
+        not isinstance(spec, NoCondition),
+        "Argument `condition_network` needs `num_classes` or `condition_shape`",
+        condition_network=condition_network,
+    )
+    output = condition_network(keras.KerasTensor((None, *spec.shape), spec.dtype))
+    shape, dtype = getattr(output, "shape", ()), getattr(output, "dtype", None)
+    if not (
+        len(shape) >= 2 and shape[0] is None and None not in shape[1:] and "float" in str(dtype)
+    ):
+        raise ValueError(
+            "Argument `condition_network` must give one tensor of floats, (batch, features) or "
+            "(batch, height, width, features), of known sizes. "
+            f"Received: one whose output has shape {shape} and dtype {dtype}"
+            if shape
+            else f"Argument `condition_network` must give one tensor. Received: {type(output)}"
+        )
+    return tuple(shape[1:])
+
+
+def condition_of_layers(num_classes, condition_shape, condition_network):
+    """`features_shape` of a model's arguments."""
+    return features_shape(
+        make_condition_spec(num_classes, condition_shape, "float32"), condition_network
+    )
+
+
+def check_readers(bijection, spec, features):
+    """Refuses a condition that no layer of the bijection reads, or that one reads otherwise."""
+    if isinstance(spec, NoCondition):
+        return
+    layers = list(flatten_layers(bijection))
+    argument = spec.argument.partition("=")[0]
+    if not any(getattr(layer, "reads_condition", False) for layer in layers):
+        raise ValueError(
+            f"Argument `{argument}` needs a bijection of which some layer reads the condition, as "
+            f"couplings with condition_shape={features} do, `layers.LearnedPrior(num_classes=n)`, "
+            "or one of your own with `reads_condition = True`: else the density is the same for "
+            f"all. Received: {spec.argument}"
+        )
+    for layer in layers:
+        shape = getattr(layer, "condition_shape", None)
+        if shape is not None and tuple(shape) != features:
+            raise ValueError(
+                f"Argument `{argument}`, by way of the `condition_network` if there is one, must "
+                f"give what the layers read: {layer.name!r} has condition_shape={tuple(shape)}, "
+                f"and is given {features}. Received: {spec.argument}"
+            )
