@@ -92,8 +92,7 @@ class ConditionSpec:
 
     def check(self, condition, count=None):
         """The condition as a tensor of `dtype`; its values if eager, `count` of them if given."""
-        self.check_source(condition)
-        condition = tf.convert_to_tensor(self.array(condition))
+        condition = self._tensor(condition)
         self.check_spec(condition)
         condition = self._check_values(of_shape(self._flat(condition), self.shape))
         given = condition.shape[0]
@@ -105,9 +104,7 @@ class ConditionSpec:
 
     def for_samples(self, count, condition):
         """`check` of as many rows, or of one, that may come without an axis for it."""
-        if condition is None:
-            return self.check(None)
-        condition = tf.convert_to_tensor(self.array(condition))
+        condition = self._tensor(condition)
         if condition.shape == self.shape:
             condition = condition[None]
         return self.check(condition, None if condition.shape[0] == 1 else count)
@@ -115,6 +112,11 @@ class ConditionSpec:
     def is_broken(self, condition):
         """Whether some row breaks the rule, a tensor."""
         return tf.reduce_any(self.are_broken(condition))
+
+    def _tensor(self, condition):
+        if not hasattr(condition, "shape"):  # or its shape may be another, as in for_samples
+            self.check_source(condition)
+        return tf.convert_to_tensor(self.array(condition))
 
     def _flat(self, condition):
         return condition

@@ -234,6 +234,16 @@ CASES = {
     "learned_prior": (layers.LearnedPrior, VECTOR, None),
     "learned_prior_image": (layers.LearnedPrior, IMAGE, None),
     "learned_prior_of_classes": (lambda: layers.LearnedPrior(num_classes=3), VECTOR, LABELS),
+    "learned_prior_of_features": (
+        lambda: layers.LearnedPrior(condition_shape=(2,)),
+        VECTOR,
+        FEATURES,
+    ),
+    "learned_prior_of_maps": (
+        lambda: layers.LearnedPrior(condition_shape=(4, 8, 2)),
+        IMAGE,
+        MAPS,
+    ),
     "logit": (layers.Logit, VECTOR, None),
     "logit_bounds": (
         lambda: layers.Logit(low=[0, None, -3, 0.1, -9], high=[1, None, 0.9, 1, 9]),
@@ -315,6 +325,11 @@ CASES = {
         ),
         VECTOR,
         None,
+    ),
+    "spline_of_features": (
+        lambda: layers.SplineCoupling(ResidualMLP(6, 1), bins=3, condition_shape=(2,)),
+        TOKENS,
+        FEATURES,
     ),
     "squeeze": (layers.Squeeze, (4, 2, 3), None),
     "squeeze_cell": (lambda: layers.Squeeze(order="cell"), (2, 4, 3), None),

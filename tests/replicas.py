@@ -51,6 +51,14 @@ def one_coupling():
 MODELS = {
     "one_coupling": one_coupling,
     "nice_vectors": lambda: zoo.NICE(VECTOR, depth=2, width=8, num_hidden=1),
+    "nice_of_features": lambda: zoo.NICE(
+        VECTOR,
+        depth=2,
+        width=8,
+        num_hidden=1,
+        condition_shape=(3,),
+        condition_network=networks.MLP(4, 1),
+    ),
     "nice_images": lambda: zoo.NICE(IMAGE, depth=2, width=8, num_hidden=1),
     "real_nvp_vectors": lambda: zoo.RealNVP(
         VECTOR, depth=6, width=8, num_blocks=1, batch_norm=True
@@ -124,8 +132,10 @@ for case in CASES:
         x = rng.integers(0, 256, (EXAMPLES, *model.input_shape), "uint8")
     else:
         x = rng.normal(size=(EXAMPLES, *model.input_shape))
-    labels = np.arange(EXAMPLES) % 2
-    data = x if model.num_classes is None else (x, labels)
+    condition = np.arange(EXAMPLES) % 2
+    if model.num_classes is None:
+        condition = rng.normal(size=(EXAMPLES, 3))
+    data = (x, condition) if model.is_conditional else x
     batches = tf.data.Dataset.from_tensor_slices(data).batch(BATCH)
     shown = BatchLogs()
     results = model.fit(batches, epochs=3, verbose=0, callbacks=[shown]).history

@@ -330,6 +330,15 @@ def bad_labels():
     return flow, (x, np.array([0, 1, 2, 0, 1, 2, 3, 0])), "must be in 0..2"
 
 
+def bad_features():
+    """The condition's."""
+    flow = Flow(layers.LearnedPrior(condition_shape=(2,)), (3,), condition_shape=(2,))
+    rng = np.random.default_rng(0)
+    condition = rng.normal(size=(8, 2))
+    condition[6, 1] = np.nan
+    return flow, (rng.normal(size=(8, 3)), condition), "`condition` must be finite"
+
+
 SLOW = pytest.mark.slow
 
 
@@ -341,6 +350,7 @@ SLOW = pytest.mark.slow
         pytest.param(bad_vectors, {"gradient_accumulation_steps": 2}, marks=SLOW),
         pytest.param(bad_images, {}, marks=SLOW),
         pytest.param(bad_labels, {}, marks=SLOW),
+        pytest.param(bad_features, {}, marks=SLOW),
     ],
 )
 @pytest.mark.parametrize("jit_compile", [False, True])

@@ -136,7 +136,7 @@ def stock_error(kind, output):
 
 
 def test_replicas_learn_the_same(tmp_path, run_here):
-    cases = ["nice_vectors", "one_coupling", "glow_reversible_float32"]
+    cases = ["nice_of_features", "one_coupling", "glow_reversible_float32"]
     check_replicas(2, cases, tmp_path, run_here)
     assert "must have the same size" in stock_error("symbolic_build", tmp_path / "many"), (
         "Keras now trains on a first batch that replicas cannot share evenly: "

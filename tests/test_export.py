@@ -20,7 +20,7 @@ from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow_serving.apis.predict_pb2 import PredictRequest, PredictResponse
 from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 
-from keras_flows import zoo
+from keras_flows import networks, zoo
 
 saved_model_runner = smr.saved_model_runner  # registers the fixture
 
@@ -29,6 +29,7 @@ SEED, TEMPERATURE = 3, 0.7
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (5, 4, 4, 1), dtype="uint8")
 VECTORS = RNG.normal(size=(5, 3)).astype("float32")
+FEATURES = RNG.normal(size=(5, 2)).astype("float32")
 LABELS = np.array([0, 1, 2, 0, 1], "int32")
 
 
@@ -39,9 +40,12 @@ def image_glow():
 
 
 def half_precision_vectors():
-    model = zoo.Glow((3,), depth=1, width=4, dtype="mixed_bfloat16")
-    model.adapt(VECTORS)
-    return model, VECTORS, {}
+    half = "mixed_bfloat16"
+    network = networks.MLP(4, 1, dtype=half)
+    condition = {"condition_shape": (2,), "condition_network": network}
+    model = zoo.NSF((3,), depth=1, width=4, num_blocks=1, dtype=half, **condition)
+    model.adapt(VECTORS, FEATURES)
+    return model, VECTORS, {"condition": FEATURES}
 
 
 def double_precision_vectors():
@@ -67,7 +71,7 @@ def exported(request, exports):
 def export(make, path):
     """A model, where it is exported, a request for each signature, and Python's responses."""
     keras.utils.set_random_seed(0)
-    model, x, labels = make()
+    model, x, condition = make()
     perturb(model, 0.05)
     model.export(path)
 
@@ -75,16 +79,16 @@ def export(make, path):
     seeds = np.array([[SEED, i] for i in range(5)], "int32")
     temperature = np.full(5, TEMPERATURE, "float32")
     requests = [
-        ("serving_default", {"x": x, **labels}),
-        ("log_prob", {"x": x, **labels}),
-        ("encode", {"x": x, **labels}),
-        ("decode", {"z": z, **labels}),
-        ("sample", {"seed": seeds, "temperature": temperature, **labels}),
+        ("serving_default", {"x": x, **condition}),
+        ("log_prob", {"x": x, **condition}),
+        ("encode", {"x": x, **condition}),
+        ("decode", {"z": z, **condition}),
+        ("sample", {"seed": seeds, "temperature": temperature, **condition}),
     ]
     tf.config.run_functions_eagerly(True)  # sooner than to trace once more
-    latent, log_prob = model.encode(x, **labels), model.log_prob(x, **labels)
-    sample = model.sample(5, temperature=TEMPERATURE, seed=SEED, **labels)
-    decoded = model.decode(z, **labels)
+    latent, log_prob = model.encode(x, **condition), model.log_prob(x, **condition)
+    sample = model.sample(5, temperature=TEMPERATURE, seed=SEED, **condition)
+    decoded = model.decode(z, **condition)
     tf.config.run_functions_eagerly(False)
     responses = [
         {"latent": latent, "log_prob": log_prob},
@@ -117,10 +121,13 @@ def assert_same(responses, expected):
                 np.testing.assert_allclose(response[name], value, rtol=1e-5, atol=1e-5)
 
 
-# The second takes as long again, and differs in its inputs only.
+# The others take as long again, and differ in their inputs only.
 on_images_and_vectors = pytest.mark.parametrize(
     "exported",
-    [image_glow, pytest.param(double_precision_vectors, marks=pytest.mark.slow)],
+    [
+        image_glow,
+        *(pytest.param(make, marks=pytest.mark.slow) for make in MODELS if make is not image_glow),
+    ],
     indirect=True,
 )
 
@@ -135,7 +142,11 @@ def test_signatures_are_named_typed_and_batched(exported):
     data = tf.TensorSpec((None, *model.input_shape), tf.uint8 if model.is_image else tf.float32)
     latent = tf.TensorSpec((None, model.size), tf.float32)
     log_prob = temperature = tf.TensorSpec((None,), tf.float32)
-    labels = {} if model.num_classes is None else {"condition": tf.TensorSpec((None,), tf.int32)}
+    condition = {}
+    if model.is_conditional:
+        integers = model.num_classes is not None
+        spec = tf.TensorSpec((None,) if integers else (None, 2), "int32" if integers else "float32")
+        condition = {"condition": spec}
     expected = {
         "serving_default": ({"x": data}, {"latent": latent, "log_prob": log_prob}),
         "log_prob": ({"x": data}, {"log_prob": log_prob}),
@@ -153,7 +164,7 @@ def test_signatures_are_named_typed_and_batched(exported):
     assert set(exported.loaded.signatures) == set(expected)
     for name, (inputs, outputs) in expected.items():
         signature = exported.loaded.signatures[name]
-        assert specs(signature.structured_input_signature[1]) == specs({**inputs, **labels})
+        assert specs(signature.structured_input_signature[1]) == specs({**inputs, **condition})
         assert specs(signature.structured_outputs) == specs(outputs)
 
 
@@ -356,11 +367,10 @@ def spoilt_requests(exported):
         return (signature, {**inputs, name: changed}), response
 
     items = [spoilt(decode, "z", np.nan, np.inf), spoilt(sample, "temperature", -0.5, np.nan)]
-    if exported.model.num_classes is not None:
-        items += [
-            spoilt(item, "condition", -1, exported.model.num_classes)
-            for item in (*data, decode, sample)
-        ]
+    if exported.model.is_conditional:
+        classes = exported.model.num_classes
+        bad = (np.nan, -np.inf) if classes is None else (-1, classes)
+        items += [spoilt(item, "condition", *bad) for item in (*data, decode, sample)]
     if not exported.model.is_image:
         items += [spoilt(item, "x", np.nan, np.inf) for item in data]
     return items
@@ -389,7 +399,7 @@ def test_values_have_results_of_their_own_row(exported, answered):
         # What is not finite, as what overflows, is NaN throughout, or black.
         x = response["x"][row]
         assert not x.any() if exported.model.is_image else np.isnan(x).all()
-    for response in answered["spoilt"][2:] if exported.model.num_classes is not None else ():
+    for response in answered["spoilt"][2:] if exported.model.is_conditional else ():
         for value in response.values():
             assert not value[1:3].any() if value.dtype == np.uint8 else np.isnan(value[1:3]).all()
 

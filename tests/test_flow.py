@@ -572,24 +572,23 @@ def as_py_dataset(*arrays):
     return {"x": Batches(*arrays), "shuffle": False}
 
 
-@pytest.mark.parametrize("num_classes", [None, 2])
+@pytest.mark.parametrize("option", [{}, {"num_classes": 2}, {"condition_shape": (1,)}])
 @pytest.mark.parametrize("given", [as_dataset, as_arrays, as_py_dataset])
-def test_fit_takes_data_of_every_kind(given, num_classes):
+def test_fit_takes_data_of_every_kind(given, option):
     """Two classes around -3 and 3, whose means a conditional prior starts to learn."""
     labels = np.arange(10) % 2
     x = np.float32(6 * labels[:, None] - 3 + 0.1 * np.random.default_rng(1).normal(size=(10, 2)))
-    model = Flow(
-        layers.Chain([layers.LearnedPrior(num_classes=num_classes)]), (2,), num_classes=num_classes
-    )
+    condition = labels[:, None] - 7.5 if "condition_shape" in option else labels
+    model = Flow(layers.Chain([layers.LearnedPrior(**option)]), (2,), **option)
     model.compile(keras.optimizers.Adam(0.3), run_eagerly=True)
-    data = (x, labels) if num_classes else (x,)
+    data = (x, condition) if option else (x,)
     history = model.fit(**given(*data), validation_data=as_dataset(*data)["x"], verbose=0).history
     assert set(history) == {"loss", "bits_per_dim", "val_loss", "val_bits_per_dim"}
     assert history["val_loss"] < history["loss"]
-    if not num_classes:
+    if not option:
         close(history["val_loss"], -np.mean(model.log_prob(x)))
-    if num_classes:
-        means = model.decode(np.zeros((2, 2)), condition=[0, 1])
+    if option:
+        means = model.decode(np.zeros((2, 2)), condition=condition[:2])
         assert np.all(means[0] < 0) and np.all(means[1] > 0)
 
 

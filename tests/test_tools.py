@@ -407,7 +407,7 @@ def test_sample_writes_a_grid(tool, trained, tmp_path):
     picture = tf.io.decode_png(output.read_bytes()).numpy()
     assert picture.shape == (2 * (3 * 8 + 2), 3 * (3 * 8 + 2), 1)
     assert picture.max() > 64  # more than the lines between the cells
-    tool("sample", trained / "model.keras", "--output", output, "--n", 1, "--label", 3)
+    tool("sample", trained / "model.keras", "--output", output, "--n", 1, "--condition", 3)
 
 
 def test_export_makes_what_tf_serving_mounts(tool, trained, tmp_path, capsys):
@@ -444,7 +444,7 @@ def test_export_makes_what_tf_serving_mounts(tool, trained, tmp_path, capsys):
 def test_sample_refuses_what_it_cannot_draw(tool, tmp_path, capsys):
     keras_flows.Flow(keras_flows.layers.DiagonalScaling(), (1,)).save(tmp_path / "line.keras")
     for arguments, words in (
-        (["realnvp_moons", "--label", 3], "--label is of a class-conditional model"),
+        (["realnvp_moons", "--condition", 3], "--condition is of a conditional model"),
         ([tmp_path / "line.keras"], "draws single numbers"),
     ):
         with pytest.raises(SystemExit):

@@ -39,6 +39,19 @@ CASES = {
     "nsf_2": (zoo.NSF, (2,), {**NSF, "dropout": 0.1}),
     "nsf_5_reversible": (zoo.NSF, (5,), {**NSF, "reversible": True, "standardize": False}),
     "nsf_image": (zoo.NSF, (4, 4, 1), {**NSF, "levels": 2, "bits": 5}),
+    "nice_classes": (zoo.NICE, (4,), {**NICE, "num_classes": 3}),
+    "real_nvp_features": (zoo.RealNVP, (3,), {**MLP, "condition_shape": (2,)}),
+    "real_nvp_maps": (
+        zoo.RealNVP,
+        (4, 4, 2),
+        {**REAL_NVP, "levels": 2, "condition_shape": (4, 4, 1)},
+    ),
+    "nsf_features": (zoo.NSF, (3,), {**NSF, "reversible": True, "condition_shape": (2,)}),
+    "glow_features": (
+        zoo.Glow,
+        (4, 4, 1),
+        {**CONV, "levels": 2, "coupling": "bounded_affine", "condition_shape": (2,)},
+    ),
     "glow_2": (zoo.Glow, (2,), MLP),
     "glow_5_additive": (zoo.Glow, (5,), {**MLP, "coupling": "additive"}),
     "glow_5_classes": (zoo.Glow, (5,), {**MLP, "num_classes": 3}),
@@ -58,12 +71,17 @@ CASES = {
 
 
 def data(model, batch=3):
-    """A dequantised batch, and labels if the model wants some."""
+    """A dequantised batch, and its condition, if the model wants one, as the bijection gets it."""
     rng = np.random.default_rng(0)
     shape = (batch, *model.input_shape)
     x = rng.uniform(0, unit(model), shape) if model.is_image else rng.normal(size=shape)
-    labels = None if model.num_classes is None else np.arange(batch) % model.num_classes
-    return tf.constant(x, model.compute_dtype), labels
+    condition = None
+    if model.num_classes is not None:
+        condition = np.arange(batch) % model.num_classes
+    elif model.is_conditional:
+        condition = rng.normal(size=(batch, *model.condition_shape))
+        condition = model.features_of(tf.constant(condition, model.compute_dtype))
+    return tf.constant(x, model.compute_dtype), condition
 
 
 def unit(model):
@@ -91,22 +109,22 @@ def exact(model):
 
 
 def test_round_trip(model):
-    x, labels = data(model)
-    z, log_det = model.bijection.forward_and_log_det(x, labels)
+    x, condition = data(model)
+    z, log_det = model.bijection.forward_and_log_det(x, condition)
     assert z.shape == (3, model.size) and log_det.shape == (3,)
-    back, inverse_log_det = model.bijection.inverse_and_log_det(z, labels)
+    back, inverse_log_det = model.bijection.inverse_and_log_det(z, condition)
     np.testing.assert_allclose(back, x, atol=1e-4 * unit(model))
     np.testing.assert_allclose(inverse_log_det, -log_det, rtol=1e-4, atol=1e-3)
 
 
 def test_log_det_is_that_of_the_jacobian(model, exact):
-    x, labels = data(exact)
+    x, condition = data(exact)
     size = exact.size
     copies = tf.repeat(x, size, axis=0)
     with tf.GradientTape() as tape:
         tape.watch(copies)
         z, log_det = exact.bijection.forward_and_log_det(
-            copies, None if labels is None else np.repeat(labels, size)
+            copies, None if condition is None else np.repeat(condition, size, axis=0)
         )
         # Copy k of an example has the gradient of z_k, as examples do not depend on each other.
         diagonal = tf.linalg.trace(tf.reshape(z, (-1, size, size)))

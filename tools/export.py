@@ -14,6 +14,7 @@ import os
 import pathlib
 
 import models
+import numpy as np
 import tensorflow as tf
 from google.protobuf import text_format
 from tensorflow_serving.config import model_server_config_pb2
@@ -53,12 +54,13 @@ def main():
         inputs = signature.structured_input_signature[1]
         print(f"  {name}: {_tensors(inputs)} -> {_tensors(signature.structured_outputs)}")
     inputs = {"seed": [[1, 0], [1, 1]], "temperature": [0.7, 0.7]}
-    conditional = "labels" in signatures["sample"].structured_input_signature[1]
-    if conditional:
-        inputs["labels"] = [3, 3]
+    condition, flag = signatures["sample"].structured_input_signature[1].get("condition"), ""
+    if condition is not None:
+        example = np.zeros(condition.shape[1:], condition.dtype.as_numpy_dtype).tolist()
+        inputs["condition"] = [example, example]
+        flag = f" --condition '{json.dumps(example)}'"
     request = json.dumps({"signature_name": "sample", "inputs": inputs})
-    label = " --label 3" if conditional else ""
-    print(USAGE.format(root=output.parent, name=output.name, request=request, label=label))
+    print(USAGE.format(root=output.parent, name=output.name, request=request, condition=flag))
 
 
 USAGE = """
@@ -73,7 +75,7 @@ Ask for two samples by REST, and by gRPC:
   curl http://localhost:8501/v1/models/{name}:predict -d \\
       '{request}'
 
-  python tools/examples/grpc_client.py localhost:8500 {name} --n 2{label}"""
+  python tools/examples/grpc_client.py localhost:8500 {name} --n 2{condition}"""
 
 
 def next_version(folder):

@@ -29,5 +29,5 @@ def test_data(name, model, *, dataset=None, split=None, data_dir=None, batch_siz
         split=split or recipe.get("test_split", "test"),
         batch_size=batch_size,
         data_dir=data_dir,
-        labels=model.num_classes is not None,
+        labels=model.is_conditional,
     )

@@ -141,9 +141,9 @@ def figures(model, bits, nats, metric):
 
 def of_first_examples(model, data):
     """Bits/dim of the bins' centres, without noise: what a test can check in seconds."""
-    x, labels, _ = keras.utils.unpack_x_y_sample_weight(next(iter(data)))
-    labels = labels[:FIRST] if model.num_classes is not None else None
-    log_prob = model.log_prob(x[:FIRST], labels).numpy()
+    x, condition, _ = keras.utils.unpack_x_y_sample_weight(next(iter(data)))
+    condition = condition[:FIRST] if model.is_conditional else None
+    log_prob = model.log_prob(x[:FIRST], condition).numpy()
     bits = -float(log_prob.mean()) / (model.size * math.log(2))
     return {f"first_{FIRST}_bits_per_dim": round(bits, 4)}
 

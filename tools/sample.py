@@ -6,6 +6,7 @@ tools/sample.py runs/cifar10/model.keras --output samples.png
 """
 
 import argparse
+import json
 import pathlib
 
 import models
@@ -19,31 +20,34 @@ def main():
     parser.add_argument("--output", default="samples.png", type=pathlib.Path)
     parser.add_argument("--n", type=int, default=64, help="number of images")
     parser.add_argument("--temperature", type=float, default=1.0)
-    parser.add_argument("--label", type=int, help="of a class-conditional model")
+    parser.add_argument(
+        "--condition", type=json.loads, help="one for all, as JSON: a label, or [0.1, -0.2]"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--zoom", type=int, default=2, help="pixels of the PNG for each pixel")
     options = parser.parse_args()
 
     model = models.load(options.model)
-    if options.label is not None and model.num_classes is None:
-        parser.error(f"--label is of a class-conditional model, which {options.model} is not")
+    if options.condition is not None and not model.is_conditional:
+        parser.error(f"--condition is of a conditional model, which {options.model} is not")
+    if options.condition is None and model.condition_shape is not None:
+        parser.error(f"{options.model} needs a --condition, of shape {model.condition_shape}")
     if model.size == 1:
         parser.error(f"{options.model} draws single numbers, of which there is no picture")
     options.output.write_bytes(
         picture(
-            *(model, options.n, options.temperature, options.label, options.seed),
+            *(model, options.n, options.temperature, options.condition, options.seed),
             zoom=options.zoom,
         )
     )
     print(f"{options.n} samples at temperature {options.temperature}: {options.output}")
 
 
-def picture(model, n=64, temperature=1.0, label=None, seed=0, zoom=2):
-    """The bytes of a PNG of `n` samples; without a label, the classes take turns."""
-    labels = None
-    if model.num_classes is not None:
-        labels = np.arange(n) % model.num_classes if label is None else np.full(n, label)
-    samples = model.sample(n, temperature, labels, seed).numpy()
+def picture(model, n=64, temperature=1.0, condition=None, seed=0, zoom=2):
+    """The bytes of a PNG of `n` samples; without a condition, the classes take turns."""
+    if condition is None and model.num_classes is not None:
+        condition = np.arange(n) % model.num_classes
+    samples = model.sample(n, temperature, condition, seed).numpy()
     return png(grid(samples, zoom) if model.is_image else scatter(samples))
 
 

@@ -151,13 +151,14 @@ def train(options, strategy):
     # Else 1x1 convolutions and their inverses, which `reversible` trains by, differ on a GPU.
     tf.config.experimental.enable_tensor_float_32_execution(False)
     with strategy.scope():
-        model, labels = None, "num_classes" in options.arguments
+        model = None
+        labels = not {"num_classes", "condition_shape"}.isdisjoint(options.arguments)
         if options.preset is not None:
             dtype = {} if options.dtype is None else {"dtype": options.dtype}
             model = keras_flows.Flow.from_preset(
                 options.preset, load_weights=False, seed=options.seed, **dtype
             )
-            labels = model.num_classes is not None
+            labels = model.is_conditional
     training, validation = (
         keras_flows.data.load(
             options.dataset,

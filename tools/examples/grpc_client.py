@@ -6,6 +6,7 @@ tools/examples/grpc_client.py localhost:8500 mnist --n 4
 """
 
 import argparse
+import json
 
 import grpc
 import numpy as np
@@ -35,12 +36,15 @@ def main():
     parser.add_argument("--n", type=int, default=4)
     parser.add_argument("--temperature", type=float, default=1.0)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--label", type=int, help="of a class-conditional model")
+    parser.add_argument(
+        "--condition", type=json.loads, help="of a conditional model, JSON: a label, or [0.1, -0.2]"
+    )
     options = parser.parse_args()
 
-    labels = {}
-    if options.label is not None:
-        labels = {"labels": np.full(options.n, options.label, "int32")}
+    condition = {}
+    if options.condition is not None:
+        dtype = "int32" if isinstance(options.condition, int) else "float32"
+        condition = {"condition": np.array([options.condition] * options.n, dtype)}
     seeds = {
         "seed": np.array([[options.seed, row] for row in range(options.n)], "int32"),
         "temperature": np.full(options.n, options.temperature, "float32"),
@@ -52,8 +56,8 @@ def main():
             request = make_request(options.model, signature, inputs)
             return parse_response(server.Predict(request, timeout=60), output)
 
-        samples = predict("sample", {**seeds, **labels}, "x")
-        log_probs = predict("log_prob", {"x": samples, **labels}, "log_prob")
+        samples = predict("sample", {**seeds, **condition}, "x")
+        log_probs = predict("log_prob", {"x": samples, **condition}, "log_prob")
     for row, log_prob in enumerate(log_probs):
         print(f"sample {row}: log-likelihood {log_prob:.2f} nats")
 

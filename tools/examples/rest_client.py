@@ -36,16 +36,20 @@ def main():
     parser.add_argument("--n", type=int, default=4)
     parser.add_argument("--temperature", type=float, default=1.0)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--label", type=int, help="of a class-conditional model")
+    parser.add_argument(
+        "--condition", type=json.loads, help="of a conditional model, JSON: a label, or [0.1, -0.2]"
+    )
     options = parser.parse_args()
 
-    labels = {} if options.label is None else {"labels": [options.label] * options.n}
+    condition = {}
+    if options.condition is not None:
+        condition = {"condition": [options.condition] * options.n}
     seeds = {
         "seed": [[options.seed, row] for row in range(options.n)],
         "temperature": [options.temperature] * options.n,
     }
-    samples = predict(options.url, "sample", {**seeds, **labels}, "x")
-    log_probs = predict(options.url, "log_prob", {"x": samples, **labels}, "log_prob")
+    samples = predict(options.url, "sample", {**seeds, **condition}, "x")
+    log_probs = predict(options.url, "log_prob", {"x": samples, **condition}, "log_prob")
     for row, log_prob in enumerate(log_probs):
         print(f"sample {row}: log-likelihood {log_prob:.2f} nats")
 
