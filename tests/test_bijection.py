@@ -68,6 +68,7 @@ SUITE = {type(make()): name for name, (make, _, condition) in CASES.items() if c
 NETWORKS = {
     "mlp": (lambda: networks.MLP(4), VECTOR),
     "residual_mlp": (lambda: networks.ResidualMLP(4, dropout=0.5), VECTOR),
+    "residual_conv_net": (lambda: networks.ResidualConvNet(4, 1, dropout=0.5), IMAGE),
     "conv_net": (lambda: networks.ConvNet(4), IMAGE),
     "res_net": (lambda: networks.ResNet(4, 1, masked=True), IMAGE),
     "weight_norm_conv": (lambda: networks.WeightNormConv2D(4, 3), IMAGE),

@@ -361,6 +361,26 @@ def test_residual_mlp():
     close(layer(x, training=True), h)
 
 
+def test_residual_conv_net():
+    layer, x = networks.ResidualConvNet(4, 2), random(2, 3, 5, 2)
+    layer.build(x.shape)
+    randomize(layer)
+    of = {name: iter([w for w in layer.weights if w.name == name]) for name in ("kernel", "bias")}
+    offsets = iter([weight for weight in layer.weights if weight.name == "beta"])
+
+    def convolve(h):
+        return tf.nn.conv2d(h, next(of["kernel"]), 1, "SAME") + next(of["bias"])
+
+    def normalise_and_rectify(h):
+        axes = (0, 1, 2)
+        return tf.nn.relu((h - np.mean(h, axes)) / np.sqrt(np.var(h, axes) + 1e-3) + next(offsets))
+
+    h = convolve(x)
+    for _ in range(2):
+        h = h + convolve(normalise_and_rectify(convolve(normalise_and_rectify(h))))
+    close(layer(x, training=True), h)
+
+
 def test_residual_mlps_blocks_start_near_zero():
     layer, x = networks.ResidualMLP(8), random(3, 5)
     np.testing.assert_allclose(layer(x), x @ layer.weights[0], atol=0.1)

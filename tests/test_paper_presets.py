@@ -73,7 +73,21 @@ def glow_count(
     return total
 
 
-COUNTS = {"nice": nice_count, "realnvp": real_nvp_count, "glow": glow_count}
+def nsf_count(input_shape, levels, depth, width, num_blocks, bins, multi_scale, **options):
+    assert not multi_scale
+    total, n = 0, input_shape[-1]
+    for _ in range(levels):
+        n *= 4
+        mixing = 3 * n**2 + 2 * n  # L, U, P; log s and its sign
+        norm = 3 * width  # offset, mean, variance
+        network = (n // 2 + 1) * width + num_blocks * 2 * (norm + (9 * width + 1) * width)
+        network += 2 * num_blocks * (options["dropout"] > 0)  # what dropout draws by
+        network += (width + 1) * n // 2 * (3 * bins - 1)
+        total += depth * (2 * n + mixing + network) + mixing
+    return total
+
+
+COUNTS = {"nice": nice_count, "realnvp": real_nvp_count, "glow": glow_count, "nsf": nsf_count}
 
 
 def count(name, **changes):
@@ -100,7 +114,12 @@ def expected_latent_shapes(name):
 
 def test_there_is_a_preset_for_each_model_of_the_papers():
     families = [name.split("_")[0] for name in NAMES]
-    assert {name: families.count(name) for name in COUNTS} == {"nice": 4, "realnvp": 5, "glow": 8}
+    assert {name: families.count(name) for name in COUNTS} == {
+        "nice": 4,
+        "realnvp": 5,
+        "glow": 8,
+        "nsf": 1,
+    }
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -111,6 +130,9 @@ def test_parameter_count(name):
 def test_sizes_as_published():
     assert count("nice_paper_mnist") // 10**6 == 19
     assert count("glow_paper_cifar10") // 10**6 == 44
+    # Trained, and of L and U without their zeros, 11.8 million, as in the paper's table.
+    fixed = sum(8 * (2 * n**2 + n) for n in (12, 48, 192)) + 21 * (6 * 96 + 6) + 1
+    assert round((count("nsf_paper_cifar10") - fixed) / 1e6, 1) == 11.8
     assert expected_latent_shapes("glow_paper_cifar10") == [(16, 16, 6), (8, 8, 12), (4, 4, 48)]
     # RealNVP, section 4.1: the last scale has 4x4 cells; on CIFAR-10 there is but one squeeze.
     assert expected_latent_shapes("realnvp_paper_imagenet32")[-1][:2] == (4, 4)
@@ -131,10 +153,10 @@ def of_one_kind():
 @pytest.mark.parametrize("name", of_one_kind())
 def test_small_model_of_the_preset_has_what_the_formulas_say(name):
     small = {"width": 4, "depth": 1}
-    small |= {"num_blocks": 2} if name.startswith("realnvp") else {}
+    small |= {"num_blocks": 2} if name.startswith(("realnvp", "nsf")) else {}
     model = build(name, **small)
     assert model.count_params() == count(name, **small)
-    if not name.startswith("nice"):
+    if not name.startswith(("nice", "nsf")):
         assert latent_shapes(model) == expected_latent_shapes(name)
 
 

@@ -38,7 +38,8 @@ CASES = {
     "real_nvp_3_levels": (zoo.RealNVP, (4, 4, 2), {**REAL_NVP, "levels": 3, "bits": 5}),
     "nsf_2": (zoo.NSF, (2,), {**NSF, "dropout": 0.1}),
     "nsf_5_reversible": (zoo.NSF, (5,), {**NSF, "reversible": True, "standardize": False}),
-    "nsf_image": (zoo.NSF, (4, 4, 1), {**NSF, "levels": 2, "bits": 5}),
+    "nsf_image": (zoo.NSF, (4, 4, 1), {**NSF, "levels": 2, "bits": 5, "dropout": 0.1}),
+    "nsf_image_of_one_scale": (zoo.NSF, (4, 4, 1), {**NSF, "levels": 2, "multi_scale": False}),
     "nice_classes": (zoo.NICE, (4,), {**NICE, "num_classes": 3}),
     "real_nvp_features": (zoo.RealNVP, (3,), {**MLP, "condition_shape": (2,)}),
     "real_nvp_maps": (

@@ -6,8 +6,17 @@ They end in features, not in parameters: the coupling owns the output layer.
 from keras_flows.networks.conv_net import ConvNet
 from keras_flows.networks.mlp import MLP
 from keras_flows.networks.res_net import ResNet
+from keras_flows.networks.residual_conv_net import ResidualConvNet
 from keras_flows.networks.residual_mlp import ResidualMLP
 from keras_flows.networks.scaled_conv2d import ScaledConv2D
 from keras_flows.networks.weight_norm_conv2d import WeightNormConv2D
 
-__all__ = ["MLP", "ConvNet", "ResNet", "ResidualMLP", "ScaledConv2D", "WeightNormConv2D"]
+__all__ = [
+    "MLP",
+    "ConvNet",
+    "ResNet",
+    "ResidualConvNet",
+    "ResidualMLP",
+    "ScaledConv2D",
+    "WeightNormConv2D",
+]

@@ -1,10 +1,10 @@
 import keras
 
 from keras_flows import layers
-from keras_flows.arguments import check_input_shape, check_integers, require
+from keras_flows.arguments import check_input_shape, check_integers
 from keras_flows.condition_features import condition_of_layers
 from keras_flows.flow import Flow
-from keras_flows.networks import ResidualMLP, ResNet
+from keras_flows.networks import ResidualConvNet, ResidualMLP
 from keras_flows.zoo.levels import resolve_levels
 from keras_flows.zoo.scaling import scale
 
@@ -17,8 +17,7 @@ class NSF(Flow):
     steps of a linear map (PLU) and a spline coupling with a residual MLP, and a last linear map.
     Images: `levels` times squeeze, `depth` steps of ActNorm, 1x1 convolution and a spline coupling
     with a residual convolutional network, a last 1x1 convolution, and half of the channels factored
-    out. That network is RealNVP's, with weight normalisation and summed skips, where the authors'
-    has neither.
+    out. Splines start as the identity; the authors' start near it.
 
     Args:
         input_shape: (height, width, channels), both sizes divisible by 2^levels, or (D,), D >= 2.
@@ -28,7 +27,9 @@ class NSF(Flow):
         num_blocks: residual blocks of a network.
         bins: K of the splines.
         tail_bound: B of the splines, beyond which they are the identity.
-        dropout: of the residual MLPs, in [0, 1); 0 for images.
+        dropout: of the networks' residual blocks, in [0, 1).
+        multi_scale: whether each level of an image factors out half of its channels; if not, all go
+            on, as in the paper's models of CIFAR-10.
         reversible: as for `Glow`.
         logit_alpha: as for `Glow`.
         standardize: whether vectors are standardised first (`layers.Standardize`).
@@ -51,6 +52,7 @@ class NSF(Flow):
         bins=8,
         tail_bound=3.0,
         dropout=0.0,
+        multi_scale=True,
         reversible=False,
         num_classes=None,
         condition_shape=None,
@@ -69,27 +71,29 @@ class NSF(Flow):
         width = (32 if is_image else 64) if width is None else width
         check_integers(1, depth=depth, width=width, num_blocks=num_blocks)
         levels = resolve_levels(levels, input_shape, default=3)
-        require(
-            not (is_image and dropout),
-            "Argument `dropout` is for vectors only",
-            dropout=dropout,
-            input_shape=tuple(input_shape),
-        )
+        splines = {
+            "bins": bins,
+            "tail_bound": tail_bound,
+            "condition_shape": condition_of_layers(num_classes, condition_shape, condition_network),
+            "dtype": dtype,
+        }
 
-        condition = condition_of_layers(num_classes, condition_shape, condition_network)
-        splines = {"bins": bins, "tail_bound": tail_bound, "condition_shape": condition}
+        def coupling(channels):
+            if not is_image:
+                network = ResidualMLP(width, num_blocks, dropout=dropout, dtype=dtype)
+                return layers.SplineCoupling(network, **splines)
+            network = ResidualConvNet(width, num_blocks, dropout=dropout, dtype=dtype)
+            output_layer = keras.layers.Conv2D(
+                channels // 2 * (3 * bins - 1), 1, kernel_initializer="zeros", dtype=dtype
+            )
+            return layers.SplineCoupling(network, output_layer=output_layer, **splines)
 
-        def network():
-            if is_image:
-                return ResNet(width, num_blocks, dtype=dtype)
-            return ResidualMLP(width, num_blocks, dropout=dropout, dtype=dtype)
-
-        def steps():
+        def steps(channels):
             """`depth` of them, and the linear map that follows the last."""
             step = [
                 *([layers.ActNorm(dtype=dtype)] if is_image else []),
                 layers.InvertibleConv1x1(dtype=dtype),
-                layers.SplineCoupling(network(), **splines, dtype=dtype),
+                coupling(channels),
             ]
             chain = layers.Chain(step, dtype=dtype)
             return [
@@ -97,14 +101,17 @@ class NSF(Flow):
                 layers.InvertibleConv1x1(dtype=dtype),
             ]
 
-        def level():
-            return layers.Chain([layers.Squeeze(dtype=dtype), *steps()], dtype=dtype)
+        def level(i):
+            channels = input_shape[-1] * 4 * (2 if multi_scale else 4) ** i
+            return layers.Chain([layers.Squeeze(dtype=dtype), *steps(channels)], dtype=dtype)
 
         first = scale(input_shape, bits, logit_alpha, standardize, offset=-0.5, dtype=dtype)
-        if is_image:
-            rest = [layers.MultiScale([level() for _ in range(levels)], dtype=dtype)]
+        if not is_image:
+            rest = steps(input_shape[-1])
+        elif multi_scale:
+            rest = [layers.MultiScale([level(i) for i in range(levels)], dtype=dtype)]
         else:
-            rest = steps()
+            rest = [*(level(i) for i in range(levels)), layers.Flatten(dtype=dtype)]
         super().__init__(
             layers.Chain([*first, *rest], dtype=dtype),
             input_shape,
@@ -124,6 +131,7 @@ class NSF(Flow):
         self.bins = bins
         self.tail_bound = tail_bound
         self.dropout = dropout
+        self.multi_scale = multi_scale
         self.reversible = reversible
         self.logit_alpha = logit_alpha
         self.standardize = standardize
