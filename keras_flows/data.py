@@ -22,9 +22,11 @@ _NETWORK_TIMEOUT = 5  # seconds
 def load(name, *, split, batch_size, data_dir=None, labels=False, seed=None):
     """Loads a split of a TFDS dataset, cached, shuffled if it is for training, and batched.
 
-    Images are the feature `image`, vectors the feature `features`, labels the feature `label`. A
-    dataset that is not prepared yet is downloaded by TFDS. `digits` (8 x 8 handwritten digits) and
-    `moons` (points in the plane) come with the package and need no network.
+    Images are the feature `image`, vectors the feature `features`, labels the feature `label` and
+    other conditions, of a dataset without labels, the feature `condition`. A dataset that is not
+    prepared yet is downloaded by TFDS. `digits` (8 x 8 handwritten digits), `moons` (points in the
+    plane) and `two_moons_simulations` (parameters and what was simulated from them) come with the
+    package and need no network.
 
     Splits whose name begins with "train" are shuffled anew at each iteration, others keep their
     order. Decoded splits of up to 2 GiB are cached in memory by the first pass; larger ones
@@ -34,16 +36,16 @@ def load(name, *, split, batch_size, data_dir=None, labels=False, seed=None):
         name: `dataset[/config][:version]`, such as "cifar10" or "imagenet_resized/32x32".
         split: "train", "test", or a slice in TFDS' notation, such as "train[:90%]".
         batch_size: examples per batch, over all replicas. The last batch may be smaller.
-        data_dir: directory that holds prepared datasets; only `digits` and `moons` are prepared
+        data_dir: directory that holds prepared datasets; only those of the package are prepared
             in it. None is TFDS' own: `TFDS_DATA_DIR`, or ~/tensorflow_datasets.
-        labels: True for pairs (x, label).
+        labels: True for pairs (x, label), or (x, condition).
         seed: integer; the same seed gives the same order in epoch 1, in epoch 2, and so on.
             (TensorFlow mixes in its global seed, if there is one.) With several workers, give
             one: each reads its part of what should be the same order.
 
     Returns:
         A `tf.data.Dataset` of x or (x, label), of known cardinality: images are uint8
-        (batch, H, W, C), vectors float32 (batch, D), labels int32 (batch,).
+        (batch, H, W, C), vectors and conditions float32 (batch, D), labels int32 (batch,).
 
     Raises:
         ValueError: for an unknown name or split, a bad argument, a dataset without labels or
@@ -67,7 +69,8 @@ def load(name, *, split, batch_size, data_dir=None, labels=False, seed=None):
     valid = x_key == "image" or _is_array(specs.get("features"), 1, np.number)
     rule = "a dataset with `image`, uint8 of one fixed shape (H, W, C), or `features`, numbers (D,)"
     _expect(valid, f"{rule}; this one has {specs}", name=name)
-    valid = not labels or _is_array(specs.get("label"), 0, np.integer)
+    y_key = "label" if _is_array(specs.get("label"), 0, np.integer) else "condition"
+    valid = not labels or y_key == "label" or _is_array(specs.get(y_key), 1, np.number)
     _expect(valid, f"False, as {name!r} has no integer feature `label`", labels=labels)
     if not builder.info.splits:
         _prepare(name, builder, data_dir)
@@ -82,7 +85,7 @@ def load(name, *, split, batch_size, data_dir=None, labels=False, seed=None):
     with _quiet():
         data = builder.as_dataset(
             split=split,
-            decoders=tfds.decode.PartialDecoding([x_key, "label"] if labels else [x_key]),
+            decoders=tfds.decode.PartialDecoding([x_key, y_key] if labels else [x_key]),
             # one file after the other, which is the order of the split
             read_config=tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False),
         )
@@ -94,7 +97,8 @@ def load(name, *, split, batch_size, data_dir=None, labels=False, seed=None):
 
     def convert(batch):
         x = batch["image"] if x_key == "image" else tf.cast(batch["features"], tf.float32)
-        return (x, tf.cast(batch["label"], tf.int32)) if labels else x
+        y_dtype = tf.int32 if y_key == "label" else tf.float32
+        return (x, tf.cast(batch[y_key], y_dtype)) if labels else x
 
     data = data.batch(batch_size).map(convert, num_parallel_calls=tf.data.AUTOTUNE)
     options = tf.data.Options()

@@ -102,6 +102,8 @@ def epoch(dataset):
         ("digits", "test", (8, 8, 1), np.uint8, 297),
         ("moons", "train", (2,), np.float32, 10000),
         ("moons", "test", (2,), np.float32, 2000),
+        ("two_moons_simulations", "train", (2,), np.float32, 20000),
+        ("two_moons_simulations", "test", (2,), np.float32, 2000),
         ("mnist", "train", (28, 28, 1), np.uint8, 20),
         ("mnist", "test[:3]", (28, 28, 1), np.uint8, 3),
     ],
@@ -115,7 +117,8 @@ def test_shapes_dtypes_and_cardinality(data_dir, offline, name, split, shape, dt
     assert epoch(dataset).shape == (num_examples, *shape)  # with the last, partial batch
 
     dataset = data.load(name, **arguments, labels=True)
-    assert dataset.element_spec == (x_spec, tf.TensorSpec((None,), tf.int32))
+    label = tf.TensorSpec((None,), tf.int32)
+    assert dataset.element_spec == (x_spec, x_spec if name.endswith("simulations") else label)
     assert [len(part) for part in epoch(dataset)] == [num_examples] * 2
     assert not offline  # what is prepared, or can be, needs no network
 
@@ -176,6 +179,29 @@ def test_moons_are_two_half_circles(data_dir, split, first):
     x, y = epoch(data.load("moons", split=f"{split}[:1]", **arguments))
     np.testing.assert_allclose(x[0], first[:2], rtol=1e-5)
     assert y == first[2]
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_two_moons_are_simulated(data_dir, split):
+    arguments = {"batch_size": 1000, "data_dir": data_dir, "labels": True}
+    parameters, x = epoch(data.load("two_moons_simulations", split=split, **arguments))
+    assert np.abs(parameters).max() <= 1
+    np.testing.assert_allclose(parameters.std(axis=0), 1 / np.sqrt(3), rtol=0.03)
+    first, second = parameters.T
+    moon = x - np.stack([0.25 - np.abs(first + second) / 2**0.5, (second - first) / 2**0.5], axis=1)
+    radius = np.hypot(*moon.T)
+    assert radius.mean() == pytest.approx(0.1, abs=0.001)
+    assert radius.std() == pytest.approx(0.01, rel=0.05)
+    assert moon[:, 0].min() > -1e-6  # half a circle, evenly
+    angle = np.arctan2(moon[:, 1], moon[:, 0])
+    assert angle.std() == pytest.approx(np.pi / 12**0.5, rel=0.03)
+    # the same on every machine
+    one = epoch(data.load("two_moons_simulations", split=f"{split}[:1]", **arguments))
+    expected = {
+        "train": [[0.09762701, 0.43037874], [-0.02792102, 0.19372742]],
+        "test": [[-0.16595599, 0.44064897], [0.15220015, 0.38312674]],
+    }[split]
+    np.testing.assert_allclose(np.concatenate(one), expected, rtol=1e-5)
 
 
 def test_a_partial_pass_fills_the_cache(data_dir, tmp_path):

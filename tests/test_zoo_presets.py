@@ -30,7 +30,7 @@ def test_pretrained(name, data_dir):
     model = Flow.from_preset(name)
     here = Flow.presets[name]["results"]
     x, labels = examples(here["dataset"], data_dir)
-    labels = labels if model.num_classes else None
+    labels = labels if model.is_conditional else None
     rng = np.random.default_rng(0)
 
     noise = rng.uniform(size=x.shape).astype("float32") if model.is_image else None

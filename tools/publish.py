@@ -84,7 +84,7 @@ def main():
         copy = pathlib.Path(shutil.copytree(folder, pathlib.Path(scratch, folder.name)))
         shutil.copyfile(weights, copy / presets.WEIGHTS)
         shutil.copyfile(options.run / "log.csv", copy / presets.LOG)
-        (copy / presets.SAMPLES).write_bytes(picture(model))
+        (copy / presets.SAMPLES).write_bytes(picture(model, data))
         presets.write_json(copy / presets.METADATA, metadata)
         (copy / presets.CARD).write_text(card.card(copy))
         # What promises the weights comes last.
@@ -148,11 +148,16 @@ def of_first_examples(model, data):
     return {f"first_{FIRST}_bits_per_dim": round(bits, 4)}
 
 
-def picture(model):
-    """64 images, small ones enlarged, or many points."""
+def picture(model, data):
+    """64 images, small ones enlarged, or many points; under the first of float conditions."""
+    condition = None
+    if model.condition_shape is not None:
+        _, conditions = next(iter(data))
+        condition = conditions[0]
     if not model.is_image:
-        return sample.picture(model, n=10_000)
-    return sample.picture(model, zoom=max(2, 56 // model.input_shape[0]))
+        return sample.picture(model, n=10_000, condition=condition)
+    zoom = max(2, 56 // model.input_shape[0])
+    return sample.picture(model, condition=condition, zoom=zoom)
 
 
 def in_half_precision(source, target):

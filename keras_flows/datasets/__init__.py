@@ -6,5 +6,6 @@ TFDS' own registry, where a second "digits" would be an error.
 
 from keras_flows.datasets.digits import Digits
 from keras_flows.datasets.moons import Moons
+from keras_flows.datasets.two_moons_simulations import TwoMoonsSimulations
 
-EMBEDDED = {"digits": Digits, "moons": Moons}
+EMBEDDED = {"digits": Digits, "moons": Moons, "two_moons_simulations": TwoMoonsSimulations}
