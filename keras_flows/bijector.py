@@ -152,7 +152,7 @@ class BijectorLayer(keras.layers.Layer, _Bijector):
             batch, leading = tf.shape(x)[:rank], x.shape[:rank]
             if condition is not None:
                 condition = tf.convert_to_tensor(condition)
-                leading = condition.shape[: condition.shape.rank - self._condition_rank(condition)]
+                leading = condition.shape[: self._leading_axes(condition, rank)]
             if rank == 1 and leading.as_list() == x.shape[:1].as_list():
                 return method(x, condition, training)
             if condition is not None:
@@ -165,13 +165,13 @@ class BijectorLayer(keras.layers.Layer, _Bijector):
             y = tf.reshape(y, tf.concat([batch, y.shape[1:]], axis=0))
             return y, tf.reshape(log_det, batch)
 
-    def _condition_rank(self, condition):
-        """How many axes one example's has: as the layers that read it say, else all but one."""
+    def _leading_axes(self, condition, of_x):
+        """How many a condition has in front of one example's; as many as x if no layer says."""
         if condition.dtype.is_integer:
-            return 0  # labels
+            return condition.shape.rank  # labels
         shapes = (getattr(layer, "condition_shape", None) for layer in flatten_layers(self))
-        known = (len(shape) for shape in shapes if shape is not None)
-        return next(known, max(condition.shape.rank - 1, 0))
+        known = (condition.shape.rank - len(shape) for shape in shapes if shape is not None)
+        return next(known, of_x)
 
 
 def _sum_last_axes(log_det, event_ndims, min_event_ndims):

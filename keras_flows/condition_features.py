@@ -31,18 +31,17 @@ def features_shape(spec, condition_network=None):
         condition_network=condition_network,
     )
     output = condition_network(keras.KerasTensor((None, *spec.shape), spec.dtype))
-    shape, dtype = getattr(output, "shape", ()), getattr(output, "dtype", None)
-    if not (
-        len(shape) >= 2 and shape[0] is None and None not in shape[1:] and "float" in str(dtype)
-    ):
-        raise ValueError(
-            "Argument `condition_network` must give one tensor of floats, (batch, features) or "
-            "(batch, height, width, features), of known sizes. "
-            f"Received: one whose output has shape {shape} and dtype {dtype}"
-            if shape
-            else f"Argument `condition_network` must give one tensor. Received: {type(output)}"
-        )
-    return tuple(shape[1:])
+    received = keras.tree.map_structure(lambda each: f"{each.dtype} {each.shape}", output)
+    require(
+        isinstance(output, keras.KerasTensor)
+        and len(output.shape) > 1
+        and None not in output.shape[1:]
+        and "float" in output.dtype,
+        "Argument `condition_network` must give one tensor of floats, (batch, features) or (batch, "
+        "height, width, features), of known sizes",
+        output=received,
+    )
+    return tuple(output.shape[1:])
 
 
 def condition_of_layers(num_classes, condition_shape, condition_network):

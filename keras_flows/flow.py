@@ -107,10 +107,10 @@ class Flow(SetLater, LikelihoodTraining, AdaptedDensity):
                 f"The model was made for input_shape={self.input_shape}. Received: {input_shape}"
             )
 
-    def __call__(self, inputs, condition=None, *args, **kwargs):
+    def __call__(self, inputs, condition=None, **kwargs):
         # Before Keras makes a tensor of a data frame.
         inputs, condition = self._arrays(inputs, condition)
-        return super().__call__(inputs, condition, *args, **kwargs)
+        return super().__call__(inputs, condition=condition, **kwargs)
 
     def call(self, inputs, condition=None, training=False):
         inputs = self.data_spec.check(inputs)

@@ -66,7 +66,8 @@ def test_a_layer_of_ones_own_may_read_the_condition(eager):
 
 
 @pytest.mark.parametrize("shape", [(5,), (2, 4, 3)])
-def test_reversible_gradients_in_the_condition(shape, float64):
+@pytest.mark.parametrize("policy", ["float64"], indirect=True)
+def test_reversible_gradients_in_the_condition(shape, policy):
     """Those of the loop that remembers, and of eager steps."""
     rng = np.random.default_rng(0)
     x, condition, weight = (tf.constant(rng.normal(size=(4, *s))) for s in (shape, (2,), shape))
@@ -208,7 +209,7 @@ def test_each_row_has_its_condition_and_one_serves_for_all_samples(kind, eager):
         here = method(of[:3], condition=condition[:3]).numpy()
         there = method(of[order], condition=condition[order]).numpy()
         np.testing.assert_allclose(there, here[order], rtol=1e-4, atol=1e-5)
-        assert np.abs(method(of[:3], condition=condition[order]) - here).min() > 1e-6
+        assert np.abs(method(of[:3], condition=condition[order]) - here).max() > 1e-4
     z = model.encode(THETA, condition=condition)
     np.testing.assert_allclose(model.decode(z, condition=condition), THETA, atol=1e-4)
     expected = model.sample(3, condition=np.stack([condition[1]] * 3), seed=1)
