@@ -121,6 +121,13 @@ def test_samples_of_any_range(low, high, whole, eager):
         assert {low, high} <= {*x.ravel().tolist()}
 
 
+def test_whole_numbers_are_kept_in_bounds():
+    """By a bijection that does not."""
+    model = Flow(layers.DiagonalScaling(), (4,), **COLUMNS)
+    z = np.array([[-1, 1.5, -2.5, -0.1], [2, -0.5, 7.9, 3.0]], "float32")
+    np.testing.assert_array_equal(model.decode(z), [[-1, 1.5, -3, 0], [2, -0.5, 7, 2]])
+
+
 def test_dtypes_of_data(model, eager):
     expected = model.log_prob(X)
     for dtype in ("float64", "float32"):
