@@ -28,6 +28,7 @@ BAD = {  # feature, value -> what is said of it
     (2, 2.25): "`integer_columns` must hold whole numbers, in magnitude below 2^22 in float32. "
     "Received: feature 2{} is 2.25",
     (2, -1e-9): "feature 2{} is -1e-09",
+    (2, 2.0001): "feature 2{} is 2.0001",
     (2, 2**22): "feature 2{} is 4.194304e+06",
 }
 
