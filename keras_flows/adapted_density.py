@@ -63,7 +63,7 @@ class AdaptedDensity(Density):
         columns = self._columns(x, y)
         x, y = self._arrays(x, y)
         self.data_spec.check_source(x, y)
-        self._adapt(self._examples(x, y))
+        self._adapt(self._examples(x, y, columns=columns))
         self._set_columns(columns)
 
     def latent_and_log_prob(self, x, condition=None, training=False):
@@ -95,7 +95,7 @@ class AdaptedDensity(Density):
     def _noise(self, x, kind, counter=0):
         return self.data_spec.noise(x, kind, self.seed, counter, distribute.replica_id())
 
-    def _examples(self, x, y, batch_size=None, validation_split=0.0):
+    def _examples(self, x, y, batch_size=None, validation_split=0.0, columns=(None, None)):
         """What to adapt to, checked, by its values, too."""
         is_image = self.data_spec.is_image
         count = self.adapt_examples or (IMAGES if is_image else VECTORS)
@@ -103,7 +103,7 @@ class AdaptedDensity(Density):
             training = math.floor(len(x) * (1 - validation_split))  # as Keras splits
             x, y = x[:training], y if y is None else y[:training]
         first = first_examples.read(x, y, count, batch_size, None if is_image else self.seed)
-        self._check_examples(first)
+        self._check_examples(first, columns)
         self.data_spec.check_variation(first.x, of=x)
         return first
 
@@ -116,6 +116,6 @@ class AdaptedDensity(Density):
             self.bijection.adapt(x, features)
         self._adapted.assign(True)
 
-    def _check_examples(self, first):
-        self.data_spec.check(first.x)
+    def _check_examples(self, first, columns):
+        self.data_spec.check(first.x, columns[0])
         self.data_spec.condition.check(first.y, len(first.x))

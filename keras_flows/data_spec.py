@@ -9,6 +9,7 @@ from keras import ops
 
 from keras_flows import data_frames, dequantization, pixels
 from keras_flows.arguments import check_input_shape, require
+from keras_flows.columns import make_columns
 from keras_flows.static_shape import of_shape
 
 
@@ -16,18 +17,20 @@ class DataSpec:
     """The shape, units and condition of a Flow's data, and the checks of all that comes in.
 
     Images are uint8 (batch, height, width, channels), of which `bits` are modelled; vectors are
-    floats (batch, D), without bits. `condition` is the spec of what conditions them.
-    `columns` are the names of a data frame's, once it has been learned from.
+    floats (batch, D), without bits, of which `vector_columns` tells more. `condition` is the spec
+    of what conditions them. `columns` are the names of a data frame's, once it has been learned
+    from.
     """
 
     columns = None
 
-    def __init__(self, input_shape, bits, condition, dtype):
+    def __init__(self, input_shape, bits, condition, dtype, *, bounds=None, integer_columns=None):
         check_input_shape(input_shape)
         self.shape = tuple(int(size) for size in input_shape)
         self.is_image = len(self.shape) == 3
         check_bits(bits, self.shape)
         self.bits = 8 if bits is None and self.is_image else bits
+        self.vector_columns = make_columns(self.shape, bounds, integer_columns, dtype)
         self.condition = condition
         self.size = math.prod(self.shape)
         self.dtype = dtype
@@ -63,43 +66,38 @@ class DataSpec:
         """x, or the numbers of a data frame, whose columns must be `columns` or those, if known."""
         return data_frames.to_array(x, self.dtype, columns or self.columns)
 
-    def check(self, x):
+    def check(self, x, columns=None):
         """The batch x, of known shape: `check_spec`, and values if eager.
 
-        They are finite and, of images, whole numbers in 0..255. What TensorFlow does not know of a
+        They are finite and, of images, whole numbers in 0..255; `vector_columns` has its own rules,
+        and an error the names `columns`, or else `self.columns`. What TensorFlow does not know of a
         shape, as of a decoded PNG's, is this spec's; if it is not, the step fails when it runs.
         """
         self.check_spec(x)
         if not tf.executing_eagerly():
-            return of_shape(x, self.shape)
+            x = of_shape(x, self.shape)
+            return x if self.is_image else self.vector_columns.check(x)
         values = np.asarray(x)
-        if values.dtype == np.uint8 or not values.size:
+        if not values.size or (self.is_image and values.dtype == np.uint8):
             return x
         _check_finite("Data", values, self.dtype)
         if self.is_image:
             pixels.check_pixels(values)
+        else:
+            self.vector_columns.check(values, columns or self.columns)
         return x
 
     def check_variation(self, rows, of):
         """Refuses `rows` of the source `of` that no density can be learned from.
 
         Those are vectors with features that do not vary (of an array all rows count: few do not
-        tell whether a rare value is there), and images that `bits` leaves in one bin.
+        tell whether a rare value is there; whole numbers need not), and images that `bits` leaves
+        in one bin.
         """
-        rows = np.asarray(rows)
         if self.is_image:
-            pixels.check_bins(rows, self.bits)
-            return
-        (constant,) = np.nonzero((rows == rows[:1]).all(axis=0))
-        if len(constant) and hasattr(of, "shape"):
-            columns = np.asarray(of)[:, constant]
-            constant = constant[(columns == columns[:1]).all(axis=0)]
-        if len(constant):
-            named = ", ".join(f"feature {i} is constant ({rows[0, i]:.6g})" for i in constant[:10])
-            raise ValueError(
-                "Each feature must vary, else it has no density: leave it out, or give more rows. "
-                f"Received: {named}{' and more' * (len(constant) > 10)}"
-            )
+            pixels.check_bins(np.asarray(rows), self.bits)
+        else:
+            self.vector_columns.check_variation(np.asarray(rows), of)
 
     def check_source(self, x, y=None, *, read_again=False):
         """Shape and dtype of what fit, evaluate or predict got; nothing is read."""
@@ -140,6 +138,9 @@ class DataSpec:
             rules[pixels.RULE] = ~pixels.are_valid(values)
         elif x.dtype.is_floating:
             rules["Data must be finite."] = ~tf.reduce_all(tf.math.is_finite(values))
+        if not self.is_image:
+            broken = self.vector_columns.broken(x)
+            rules |= {rule: tf.reduce_any(which) for rule, which in broken.items()}
         if condition is not None:
             rules[self.condition.rule] = self.condition.is_broken(condition)
         return rules
@@ -165,10 +166,11 @@ class DataSpec:
     # Between data and what a bijection sees.
 
     def dequantize(self, x, noise=None):
-        """What the bijection sees of data x: its bins plus `noise`, by default 1/2."""
+        """What the bijection sees of data x: what is counted plus `noise`, by default 1/2."""
         values = ops.cast(x, self.dtype)
         if not self.is_image:
-            return values
+            noise = self.vector_columns.only_integers(0.5) if noise is None else noise
+            return values + noise if self.vector_columns.integer_columns else values
         if keras.backend.standardize_dtype(x.dtype) != "uint8":
             values = pixels.assert_pixels(values)
         bins = dequantization.to_bins(values, self.bits)
@@ -176,13 +178,23 @@ class DataSpec:
 
     def quantize(self, x):
         """Data, in its own dtype, of what the bijection's inverse gives."""
-        return dequantization.to_images(x, self.bits) if self.is_image else x
+        if self.is_image:
+            return dequantization.to_images(x, self.bits)
+        return self.vector_columns.to_whole(x)
 
     def noise(self, x, kind, seed, *counters):
-        """Uniform noise for the batch x, a function of the rest alone; None for vectors."""
-        if not self.is_image:
+        """Uniform noise for the batch x, a function of the rest alone, where x has whole numbers.
+
+        None for vectors without.
+        """
+        if not (self.is_image or self.vector_columns.integer_columns):
             return None
-        return dequantization.uniform_noise(ops.shape(x), self.dtype, kind, seed, *counters)
+        noise = dequantization.uniform_noise(ops.shape(x), self.dtype, kind, seed, *counters)
+        return noise if self.is_image else self.vector_columns.only_integers(noise)
+
+    def spoil_broken(self, x):
+        """A batch x with NaN throughout rows that break a rule of `vector_columns`."""
+        return x if self.is_image else spoil_rows(self.vector_columns.broken_rows(x), x)
 
 
 def check_no_weights(sample_weight):

@@ -22,10 +22,11 @@ def export(flow, path):
     - `sample`: seed (batch, 2) int32, temperature (batch,) -> x, row i from seed[i] alone
 
     Inputs of other shapes than these, or of different numbers of rows, fail. Values do not, as a
-    server answers several requests in one batch: NaN, infinity, labels out of range and latents
-    whose inverse overflows, as at high temperatures, spoil their own row alone (NaN, or a black
-    image), and a temperature below 0 mirrors the latent. An empty batch gives empty outputs; of
-    images, on a CPU with oneDNN, an error.
+    server answers several requests in one batch: NaN, infinity, what lies outside of `bounds`,
+    fractions in `integer_columns`, labels out of range and latents whose inverse overflows, as at
+    high temperatures, spoil their own row alone (NaN, or a black image), and a temperature below 0
+    mirrors the latent. An empty batch gives empty outputs; of images, on a CPU with oneDNN, an
+    error.
 
     Images are uint8, all else float32; a conditional model takes `condition` in each, labels as
     int32 (batch,). All convert to ONNX and OpenVINO. What the weights alone decide is computed now
@@ -73,7 +74,8 @@ def _signatures(flow):
     @tf.function(autograph=False)
     def forward(x, *condition):
         with using_precomputed(inverse=False):
-            return _to_float32(*flow.latent_and_log_prob(flow.dequantize(x), *condition))
+            x = flow.dequantize(flow.data_spec.spoil_broken(x))
+            return _to_float32(*flow.latent_and_log_prob(x, *condition))
 
     @tf.function(autograph=False)
     def inverse(z, *condition):

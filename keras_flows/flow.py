@@ -22,10 +22,10 @@ class Flow(SetLater, LikelihoodTraining, AdaptedDensity):
     log p(x) = log prior(z) + log |det dz/dx|, z = bijection(x + u), in nats, of the data as given.
 
     Images are uint8 (batch, height, width, channels) and come back as such; the bijection sees
-    floor(x / 2^(8 - bits)) + u in [0, 2^bits). Vectors are floats (batch, D), without noise. In
-    `fit` and `evaluate` u is uniform in [0, 1): that is the bound on the likelihood of discrete
-    data that papers report. Everywhere else it is the bin's centre, 1/2, so that the same request
-    has the same answer.
+    floor(x / 2^(8 - bits)) + u in [0, 2^bits). Vectors are floats (batch, D), without noise but in
+    `integer_columns`. In `fit` and `evaluate` u is uniform in [0, 1): that is the bound on the
+    likelihood of discrete data that papers report. Everywhere else it is the bin's centre, 1/2, so
+    that the same request has the same answer.
 
     Use it as any `keras.Model`: `compile(optimizer)`, `fit`, `evaluate`, `predict`, `save`. There
     is no loss to choose. `fit` first adapts the model (`adapt`) if that has not been done; until
@@ -44,6 +44,11 @@ class Flow(SetLater, LikelihoodTraining, AdaptedDensity):
         condition_network: a Keras layer or model from the condition to features, (batch, n) or
             (batch, height, width, n), which the bijection gets instead. It runs once a call, and is
             trained with the flow.
+        bounds: of vectors, for each feature a pair (low, high), between which or on which data must
+            lie, or None. The zoo's models keep samples inside, as they start with a `Logit`; a
+            bijection of your own must do so itself.
+        integer_columns: of vectors, the indices of features that are whole numbers. They are
+            dequantised as pixels are, within bounds to [low, high + 1), and come back whole.
         adapt_examples: how many examples `fit` adapts to: the first, or, of an array of vectors,
             rows at random. By default 256 images or 10,000 vectors.
         seed: of the noise in `fit`, `evaluate` and `adapt`, which is a pure function of it, the
@@ -64,6 +69,8 @@ class Flow(SetLater, LikelihoodTraining, AdaptedDensity):
         num_classes=None,
         condition_shape=None,
         condition_network=None,
+        bounds=None,
+        integer_columns=None,
         adapt_examples=None,
         seed=None,
         dtype=None,
@@ -83,7 +90,14 @@ class Flow(SetLater, LikelihoodTraining, AdaptedDensity):
         condition = make_condition_spec(num_classes, condition_shape, policy.variable_dtype)
         super().__init__(
             bijection,
-            DataSpec(input_shape, bits, condition, policy.variable_dtype),
+            DataSpec(
+                input_shape,
+                bits,
+                condition,
+                policy.variable_dtype,
+                bounds=bounds,
+                integer_columns=integer_columns,
+            ),
             prior,
             condition_network,
             adapt_examples=adapt_examples,
@@ -95,6 +109,9 @@ class Flow(SetLater, LikelihoodTraining, AdaptedDensity):
         self.input_shape = self.data_spec.shape
         self.is_image = self.data_spec.is_image
         self.bits = self.data_spec.bits
+        columns = self.data_spec.vector_columns  # None for images
+        self.bounds = columns and columns.bounds
+        self.integer_columns = columns and columns.integer_columns
         self.num_classes = num_classes
         self.condition_shape = None if condition_shape is None else condition.shape
         self.is_conditional = condition.shape is not None

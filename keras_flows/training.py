@@ -64,9 +64,10 @@ class LikelihoodTraining(DistributedModel):
         self._check_strategy()
         if self._adapted.numpy():
             first = first_examples.read(x, y, 1, batch_size)
-            self._check_examples(first)
+            self._check_examples(first, columns)
         else:
-            first = self._examples(x, y, batch_size, kwargs.get("validation_split", 0.0))
+            split = kwargs.get("validation_split", 0.0)
+            first = self._examples(x, y, batch_size, split, columns)
         if not self.adapted:
             self._adapt(first)
         self._adapted.assign(True)

@@ -90,10 +90,71 @@ def fails(call, kind, words, received):
         (zoo.Glow, (3,), {"adapt_examples": 0}, "`adapt_examples` must be", "adapt_examples=0"),
         (zoo.Glow, (3,), {"seed": -1}, "`seed` must be an integer of at least 0", "seed=-1"),
         (zoo.Glow, (3,), {"seed": 2**31}, "`seed` must be", f"seed={2**31}"),
+        (zoo.NICE, (2, 2, 1), {"bounds": [None]}, "`bounds` is for vectors only", "(2, 2, 1)"),
+        (
+            zoo.Glow,
+            (2, 2, 1),
+            {"integer_columns": [0]},
+            "`integer_columns` is for vectors only",
+            "integer_columns=[0]",
+        ),
     ],
 )
 def test_arguments_of_models(make, shape, options, words, received):
     fails(lambda: make(shape, **options), ValueError, words, received)
+
+
+PAIRS = "`bounds` must have a pair of numbers"
+HALF_OPEN = "for one that is bounded on one side only give None, and as data its logarithm"
+IN_ORDER = "`bounds` must have finite pairs (low, high), low below high in float32"
+WHOLE = "`bounds` must have whole numbers for `integer_columns`, in magnitude below 2^22 in float32"
+INDICES = "`integer_columns` must be a list of different integers in 0..1"
+
+
+@pytest.mark.parametrize(
+    ("bounds", "integer_columns", "words", "received"),
+    [
+        ([(0, 1)], None, "`bounds` must be a list of 2", "bounds=[(0, 1)]"),
+        ([None] * 3, None, "`bounds` must be a list of 2", "bounds=[None, None, None]"),
+        ({0: (0, 1), 1: None}, None, "`bounds` must be a list of 2", "bounds={0"),
+        ((0, 1), None, PAIRS, "bounds[0]=0"),
+        ([None, (0, 1, 2)], None, PAIRS, "bounds[1]=(0, 1, 2)"),
+        ([None, (0, "1")], None, PAIRS, "bounds[1]=(0, '1')"),
+        ([None, (False, True)], None, PAIRS, "bounds[1]=(False, True)"),
+        ([(0, None), None], None, HALF_OPEN, "bounds[0]=(0, None)"),
+        ([None, (None, 1)], None, HALF_OPEN, "bounds[1]=(None, 1)"),
+        ([(0, np.inf), None], None, HALF_OPEN, "bounds[0]=(0, inf)"),
+        ([(1, 0), None], None, IN_ORDER, "bounds=[[1.0, 0.0], None]"),
+        ([None, (1, 1)], None, IN_ORDER, "[1.0, 1.0]"),
+        ([None, (1, 1)], [1], IN_ORDER, "[1.0, 1.0]"),
+        ([(0, np.nan), None], None, IN_ORDER, "nan"),
+        ([(np.nan, 0), None], None, IN_ORDER, "nan"),
+        ([(-np.inf, np.inf), None], None, IN_ORDER, "inf"),
+        ([(0, 1e39), None], None, IN_ORDER, "1e+39"),
+        ([(-3e38, 3e38), None], None, IN_ORDER, "3e+38"),  # whose range is infinite in float32
+        ([(2**25, 2**25 + 1), None], None, IN_ORDER, "33554433.0"),  # which it does not tell apart
+        ([(0, 1.5), None], [0], WHOLE, "[0.0, 1.5]"),
+        ([None, (0, 2**22)], [1], WHOLE, "integer_columns=[1]"),
+        (None, [2], INDICES, "[2]"),
+        (None, [-1], INDICES, "[-1]"),
+        (None, [1, 1], INDICES, "[1, 1]"),
+        (None, [0.0], INDICES, "[0.0]"),
+        (None, [True], INDICES, "[True]"),
+        (None, 1, INDICES, "integer_columns=1"),
+        (None, "a", INDICES, "'a'"),
+    ],
+)
+def test_columns_of_vectors(bounds, integer_columns, words, received):
+    for make in (
+        lambda **options: zoo.NICE((2,), **options),
+        lambda **options: Flow(layers.DiagonalScaling(), (2,), **options),
+    ):
+        fails(
+            lambda make=make: make(bounds=bounds, integer_columns=integer_columns),
+            ValueError,
+            words,
+            received,
+        )
 
 
 def test_unknown_options():
@@ -339,6 +400,13 @@ def bad_features():
     return flow, (rng.normal(size=(8, 3)), condition), "`condition` must be finite"
 
 
+def bad_columns():
+    x = np.random.default_rng(0).integers(0, 2, (8, 3)).astype("float32")
+    x[6] = 0.25, 0.5, 0
+    flow = Flow(layers.DiagonalScaling(), (3,), bounds=[(0, 1)] * 3, integer_columns=[1], seed=1)
+    return flow, (x,), "must hold whole numbers"
+
+
 SLOW = pytest.mark.slow
 
 
@@ -349,6 +417,7 @@ SLOW = pytest.mark.slow
         pytest.param(bad_vectors, {"steps_per_execution": 2}, marks=SLOW),
         pytest.param(bad_vectors, {"gradient_accumulation_steps": 2}, marks=SLOW),
         pytest.param(bad_images, {}, marks=SLOW),
+        pytest.param(bad_columns, {}, marks=SLOW),
         pytest.param(bad_labels, {}, marks=SLOW),
         pytest.param(bad_features, {}, marks=SLOW),
     ],

@@ -231,6 +231,13 @@ def test_logit_is_exact_near_its_bounds():
     np.testing.assert_allclose(layer.inverse(z), x, rtol=1e-5)
 
 
+def test_logit_of_a_wide_range_is_exact_in_its_middle():
+    x = np.random.default_rng(0).uniform(3e5, 7e5, (20_000, 1)).astype("float32")
+    layer = layers.Logit(low=0, high=1e6)
+    layer.build(x.shape)
+    assert abs(layer.inverse(layer(x)) - x).numpy().max() < 0.2
+
+
 def test_chain_applies_in_the_order_of_the_list():
     x = random(3, 2)
     close(layers.Chain([layers.Rescale(2.0), layers.Rescale(1.0, 5.0)])(x), 2 * x + 5)

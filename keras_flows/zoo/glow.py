@@ -49,6 +49,7 @@ class Glow(Flow):
         logit_alpha: of a `Logit` before the first level, for images of which many pixels are black
             or white; 1e-6 is usual for MNIST. None, as in the paper, for none.
         standardize: whether vectors are standardised first (`layers.Standardize`).
+        bounds, integer_columns: of vectors, as for `Flow`; those with bounds go through a `Logit`.
         bits, adapt_examples, seed: as for `Flow`.
 
     Raises:
@@ -73,6 +74,8 @@ class Glow(Flow):
         logit_alpha=None,
         bits=None,
         standardize=True,
+        bounds=None,
+        integer_columns=None,
         adapt_examples=None,
         seed=None,
         dtype=None,
@@ -82,7 +85,10 @@ class Glow(Flow):
         check_integers(1, depth=depth, width=width)
         check_one_of(COUPLINGS, coupling=coupling)
         levels = resolve_levels(levels, input_shape, default=3)
-        first = scale(input_shape, bits, logit_alpha, standardize, offset=-0.5, dtype=dtype)
+        columns = {"bounds": bounds, "integer_columns": integer_columns}
+        first = scale(
+            input_shape, bits, logit_alpha, standardize, offset=-0.5, **columns, dtype=dtype
+        )
         require(
             0 <= classifier_weight < math.inf and not (classifier_weight and num_classes is None),
             "Argument `classifier_weight` must be a finite number of at least 0, and 0 without "
@@ -132,6 +138,7 @@ class Glow(Flow):
             bijection,
             input_shape,
             bits=bits,
+            **columns,
             num_classes=num_classes,
             condition_shape=condition_shape,
             condition_network=condition_network,

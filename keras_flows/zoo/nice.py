@@ -26,6 +26,7 @@ class NICE(Flow):
         logit_alpha: as for `Glow`.
         reversible: as for `Glow`, from `depth` 6 on.
         standardize: whether vectors are standardised first (`layers.Standardize`).
+        bounds, integer_columns: of vectors, as for `Flow`; those with bounds go through a `Logit`.
         num_classes, condition_shape, condition_network: as for `Flow`; all couplings read the
             condition.
         bits, adapt_examples, seed: as for `Flow`.
@@ -51,6 +52,8 @@ class NICE(Flow):
         condition_network=None,
         bits=None,
         standardize=True,
+        bounds=None,
+        integer_columns=None,
         adapt_examples=None,
         seed=None,
         dtype=None,
@@ -58,7 +61,8 @@ class NICE(Flow):
     ):
         check_input_shape(input_shape)
         check_integers(1, depth=depth, width=width, num_hidden=num_hidden)
-        first = scale(input_shape, bits, logit_alpha, standardize, dtype=dtype)
+        columns = {"bounds": bounds, "integer_columns": integer_columns}
+        first = scale(input_shape, bits, logit_alpha, standardize, **columns, dtype=dtype)
         if len(input_shape) == 3:
             first.append(layers.Flatten(dtype=dtype))
 
@@ -74,6 +78,7 @@ class NICE(Flow):
             layers.Chain([*first, *couplings, layers.DiagonalScaling(dtype=dtype)], dtype=dtype),
             input_shape,
             bits=bits,
+            **columns,
             prior=prior,
             num_classes=num_classes,
             condition_shape=condition_shape,

@@ -33,6 +33,7 @@ class NSF(Flow):
         reversible: as for `Glow`.
         logit_alpha: as for `Glow`.
         standardize: whether vectors are standardised first (`layers.Standardize`).
+        bounds, integer_columns: of vectors, as for `Flow`; those with bounds go through a `Logit`.
         num_classes, condition_shape, condition_network: as for `Flow`; all couplings read the
             condition.
         bits, adapt_examples, seed: as for `Flow`.
@@ -59,6 +60,8 @@ class NSF(Flow):
         condition_network=None,
         logit_alpha=None,
         standardize=True,
+        bounds=None,
+        integer_columns=None,
         bits=None,
         adapt_examples=None,
         seed=None,
@@ -105,7 +108,10 @@ class NSF(Flow):
             channels = input_shape[-1] * 4 * (2 if multi_scale else 4) ** i
             return layers.Chain([layers.Squeeze(dtype=dtype), *steps(channels)], dtype=dtype)
 
-        first = scale(input_shape, bits, logit_alpha, standardize, offset=-0.5, dtype=dtype)
+        columns = {"bounds": bounds, "integer_columns": integer_columns}
+        first = scale(
+            input_shape, bits, logit_alpha, standardize, offset=-0.5, **columns, dtype=dtype
+        )
         if not is_image:
             rest = steps(input_shape[-1])
         elif multi_scale:
@@ -116,6 +122,7 @@ class NSF(Flow):
             layers.Chain([*first, *rest], dtype=dtype),
             input_shape,
             bits=bits,
+            **columns,
             num_classes=num_classes,
             condition_shape=condition_shape,
             condition_network=condition_network,

@@ -38,6 +38,7 @@ class RealNVP(Flow):
         logit_alpha: of the `Logit` that images start with; None for none.
         reversible: as for `Glow`, from `depth` 6 on; needs `batch_norm=False`.
         standardize: whether vectors are standardised first (`layers.Standardize`).
+        bounds, integer_columns: of vectors, as for `Flow`; those with bounds go through a `Logit`.
         num_classes, condition_shape, condition_network: as for `Flow`; all couplings read the
             condition.
         bits, adapt_examples, seed: as for `Flow`.
@@ -64,6 +65,8 @@ class RealNVP(Flow):
         condition_network=None,
         bits=None,
         standardize=True,
+        bounds=None,
+        integer_columns=None,
         adapt_examples=None,
         seed=None,
         dtype=None,
@@ -77,7 +80,8 @@ class RealNVP(Flow):
         check_integers(1, depth=depth, width=width, num_blocks=num_blocks)
         levels = resolve_levels(levels, input_shape, default=2, unsqueezed=1)
         alpha = logit_alpha if is_image else None
-        first = scale(input_shape, bits, alpha, standardize, dtype=dtype)
+        columns = {"bounds": bounds, "integer_columns": integer_columns}
+        first = scale(input_shape, bits, alpha, standardize, **columns, dtype=dtype)
         require(
             not (reversible and batch_norm),
             "Argument `reversible` needs batch_norm=False: batch normalisation forgets its batch's "
@@ -104,6 +108,7 @@ class RealNVP(Flow):
             bijection,
             input_shape,
             bits=bits,
+            **columns,
             num_classes=num_classes,
             condition_shape=condition_shape,
             condition_network=condition_network,
