@@ -108,13 +108,6 @@ class Columns:
                 f"Received: {named}{' and more' * (len(constant) > 10)}"
             )
 
-    def broken_rows(self, x):
-        """Which rows of a batch break a rule, (batch,)."""
-        rows = tf.zeros(tf.shape(x)[:1], bool)
-        for broken in self.broken(x).values():
-            rows |= tf.reduce_any(broken, axis=1)
-        return rows
-
     # Whole numbers.
 
     def only_integers(self, noise):

@@ -194,7 +194,10 @@ class DataSpec:
 
     def spoil_broken(self, x):
         """A batch x with NaN throughout rows that break a rule of `vector_columns`."""
-        return x if self.is_image else spoil_rows(self.vector_columns.broken_rows(x), x)
+        rules = {} if self.is_image else self.vector_columns.broken(x)
+        for broken in rules.values():
+            x = spoil_rows(tf.reduce_any(broken, axis=1), x)
+        return x
 
 
 def check_no_weights(sample_weight):
