@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import pathlib
+import re
 import runpy
 import shutil
 import sys
@@ -506,11 +507,27 @@ def test_two_exports_at_a_time(tool, tmp_path, monkeypatch):
     assert [path.name for path in served.glob("*/*")] == ["1", "1"]
 
 
+@pytest.mark.usefixtures("eager")
+def test_anomalies_are_told_by_their_density(tool, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    tool("examples/anomalies", "--flows", "RealNVP", "--seeds", 1, "--epochs", 1)
+    shown = capsys.readouterr().out
+    rows = [line for line in shown.splitlines() if " +- " in line]
+    names = ("RealNVP", "Gaussian, shrunk", "kernel density", "IsolationForest")
+    for name, row in zip(names, rows, strict=True):
+        auroc, *nats = (float(figure) for figure in re.findall(r"(\S+) \+- 0\.0", row))
+        assert row.startswith(name) and 0.9 < auroc < 1
+        assert len(nats) == 2 * (name != "IsolationForest") and all(0 < n < 60 for n in nats)
+    picture = tf.io.decode_png((tmp_path / "demo" / "anomalies.png").read_bytes())
+    assert picture.shape[0] > 400
+
+
 @pytest.mark.slow
-def test_benchmark_compares_in_turns(tool, tmp_path, capsys):
+@pytest.mark.parametrize("model", ["real_nvp", "nsf"])
+def test_benchmark_compares_in_turns(model, tool, tmp_path, capsys):
     path = tmp_path / "figures.json"
     sizes = ("--depth", 2, "--batch_size", 4, "--rounds", 2)
-    tool("benchmark", "real_nvp", *sizes, "--only", "bare", "zuko", "--json", path)
+    tool("benchmark", model, *sizes, "--only", "bare", "zuko", "--json", path)
     shown = capsys.readouterr().out
     figures = json.loads(path.read_text())
     assert list(figures) == ["2"]

@@ -18,8 +18,8 @@ import comparison
 import scaling
 import serving
 
-DEPTHS = {"glow": [4, 8, 16, 32], "real_nvp": [8]}
-BATCH_SIZE = {"glow": 32, "real_nvp": 1024}
+DEPTHS = {"glow": [4, 8, 16, 32], "real_nvp": [8], "nsf": [8]}
+BATCH_SIZE = {"glow": 32, "real_nvp": 1024, "nsf": 1024}
 
 
 def main():
@@ -43,8 +43,8 @@ def main():
 def make_parser():
     parser = argparse.ArgumentParser(prog="tools/benchmark", description=__doc__.splitlines()[0])
     parser.add_argument("model", nargs="?", choices=DEPTHS, default="glow")
-    parser.add_argument("--depth", type=int, nargs="+", help="default: 4 8 16 32; real_nvp: 8")
-    parser.add_argument("--batch_size", type=int, help="default: 32; real_nvp: 1024")
+    parser.add_argument("--depth", type=int, nargs="+", help="default: 4 8 16 32; real_nvp, nsf: 8")
+    parser.add_argument("--batch_size", type=int, help="default: 32; real_nvp, nsf: 1024")
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--only", nargs="+", default=(), help="names of contestants besides ours")
     parser.add_argument("--strategy", choices=["multi_worker"], help="Glow on 1 and 2 workers")

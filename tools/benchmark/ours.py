@@ -2,7 +2,18 @@
 
 import math
 
-from sizes import FEATURES, IMAGE, LEARNING_RATE, LEVELS, WIDTH, random_images, random_vectors
+from sizes import (
+    BINS,
+    BLOCKS,
+    FEATURES,
+    IMAGE,
+    LEARNING_RATE,
+    LEVELS,
+    TAIL_BOUND,
+    WIDTH,
+    random_images,
+    random_vectors,
+)
 
 
 class Ours:
@@ -143,7 +154,28 @@ def bare_real_nvp(depth, batch_size):
     return Bare(couplings, batch_size)
 
 
+def nsf(depth, batch_size):
+    from keras_flows import zoo
+
+    options = {"num_blocks": BLOCKS, "bins": BINS, "tail_bound": TAIL_BOUND, "standardize": False}
+    return Ours(
+        zoo.NSF((FEATURES,), depth=depth, width=WIDTH, **options), random_vectors(batch_size)
+    )
+
+
+def bare_nsf(depth, batch_size):
+    from keras_flows import layers, networks
+
+    couplings = []
+    for _ in range(depth):
+        coupling = layers.SplineCoupling(networks.ResidualMLP(WIDTH, BLOCKS), bins=BINS)
+        coupling.build((None, FEATURES))
+        couplings.append((coupling, (FEATURES // 2,)))
+    return Bare(couplings, batch_size)
+
+
 OURS = {
     "glow": {"keras_flows": glow, "reversible": reversible_glow, "bare": bare_glow},
     "real_nvp": {"keras_flows": real_nvp, "bare": bare_real_nvp},
+    "nsf": {"keras_flows": nsf, "bare": bare_nsf},
 }

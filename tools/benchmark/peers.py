@@ -7,6 +7,7 @@ import functools
 import math
 
 from sizes import FEATURES, IMAGE, LEARNING_RATE, LEVELS, WIDTH
+from spline_peers import SPLINE_PEERS
 from torch_peer import TorchPeer, conv_net, without_context, zero_conv
 
 CHANNELS_FIRST = (IMAGE[-1], *IMAGE[:-1])
@@ -216,4 +217,5 @@ class ZukoRealNVP(TorchPeer):
 PEERS = {
     "glow": {"tfp": TfpGlow, "normflows": NormflowsGlow, "nflows": NflowsGlow, "freia": FreiaGlow},
     "real_nvp": {"nflows": NflowsRealNVP, "zuko": ZukoRealNVP, "normflows": NormflowsRealNVP},
+    "nsf": SPLINE_PEERS,
 }

@@ -6,6 +6,9 @@ IMAGE = (32, 32, 3)
 FEATURES = 64  # of a vector
 LEVELS = 3
 WIDTH = 128
+BLOCKS = 2  # of a spline coupling's residual network
+BINS = 8
+TAIL_BOUND = 3.0
 LEARNING_RATE = 1e-4
 
 

@@ -1,4 +1,4 @@
-"""What the PyTorch contestants share: eager training as these libraries have it, and networks."""
+"""What the PyTorch contestants share: training, eager as these libraries have it, and networks."""
 
 from sizes import FEATURES, LEARNING_RATE, WIDTH
 
@@ -54,6 +54,18 @@ class TorchPeer:
     def _set_training(self, mode):
         if self.model.training != mode:  # entering training mode empties nflows' caches
             self.model.train(mode)
+
+
+def compiled(peer):
+    """The contestant with its log-likelihoods, so their gradients, and its samples compiled."""
+
+    class Compiled(peer):
+        def __init__(self, depth, batch_size):
+            super().__init__(depth, batch_size)
+            self.log_likelihoods = self.torch.compile(self.log_likelihoods)
+            self.draw = self.torch.compile(self.draw)
+
+    return Compiled
 
 
 def conv_net(channels_in, channels_out):
