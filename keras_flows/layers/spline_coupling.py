@@ -125,11 +125,11 @@ def _evaluate(across, bin):
     """How far up a bin, from 0 to 1, the spline is that far across it, and its log slope."""
     left, right, slope = bin.left_slope, bin.right_slope, bin.slope
     rest = 1 - across
-    both = across * rest
+    both, square = across * rest, tf.square(across)
     # Sums of what is positive: nothing cancels, whatever the slopes.
     denominator = slope * (1 - 2 * both) + (left + right) * both
-    up = (slope * across**2 + left * both) / denominator
-    numerator = right * across**2 + 2 * slope * both + left * rest**2
+    up = (slope * square + left * both) / denominator
+    numerator = right * square + 2 * slope * both + left * tf.square(rest)
     return up, tf.math.log(numerator) + 2 * tf.math.log(slope / denominator)
 
 
@@ -144,7 +144,7 @@ def _solve(up, bin):
     turned = b > slope
     b = tf.where(turned, 2 * slope - b, b)
     c = slope * tf.where(turned, 1 - up, up)
-    root = tf.sqrt(b**2 + 4 * (slope - b) * c)
+    root = tf.sqrt(tf.square(b) + 4 * (slope - b) * c)
     # Of the two forms of the root the one that does not subtract.
     falls = b < 0
     across = tf.where(falls, root - b, 2 * c) / tf.where(falls, 2 * (slope - b), root + b)
