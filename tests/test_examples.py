@@ -105,8 +105,16 @@ def distance(counts):
     return np.sum((counts - expected) ** 2 / expected)
 
 
+def test_samples_outside_of_the_prior_are_drawn_again():
+    task = posterior.Task(None, 2, 1)
+    samples = task.sample(Normal(), 1000, np.array([0.9, -0.2]), seed=0)
+    assert samples.shape == (1000, 2) and np.all(np.abs(samples) <= 1)
+    assert len(np.unique(samples, axis=0)) == 1000
+    # Of a normal number around 0.9 that is cut off at 1.
+    np.testing.assert_allclose(samples[:, 0].mean(), 0.56, atol=0.05)
+
+
 def test_ranks_of_an_exact_posterior_are_uniform():
-    """Only because samples outside of the prior are drawn again: a third of them are."""
     assert all(distance(counts) < 27.9 for counts in calibration(Normal()))
 
 
