@@ -203,42 +203,35 @@ def draw_posteriors(path, task, posteriors, references, true):
         squeeze=False,
         layout="constrained",
     )
-    pair = slice(2, 4) if task.size > 3 else slice(0, 2)
+    pair = slice(2, 4) if task.size > 3 else slice(0, 2)  # of slcp the deviations, not the mean
     for row, (name, clouds) in zip(axes, rows, strict=True):
-        row[0].set_ylabel(name)
+        row[0].set_ylabel(f"{name}\n$\\theta_{pair.stop}$")
         for axis, cloud, theta in zip(row, clouds, true, strict=True):
             axis.scatter(*cloud[:4000, pair].T, s=1, linewidths=0, alpha=0.6)
             axis.scatter(*theta[pair], marker="+", c="tab:red")
             axis.set(xlim=(-task.bound, task.bound), ylim=(-task.bound, task.bound), aspect="equal")
+    for axis in axes[-1]:
+        axis.set_xlabel(rf"$\theta_{pair.start + 1}$")
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
 
 
 def draw_calibration(path, below, less_probable, count):
-    """The parameters' ranks, and how often credible regions cover theta; grey: 95 % of the time."""
+    """How ranks are distributed, and what credible regions cover; 95 % of the time in the grey."""
     n, size = below.shape
-    figure, (ranks_axis, coverage_axis) = pyplot.subplots(
-        1, 2, figsize=(8.4, 3.8), layout="constrained"
-    )
-    bins = 10
-    edges = np.linspace(0, 1, bins + 1)
-    spread = 1.96 * np.sqrt((1 - 1 / bins) / bins / n) * bins
-    ranks_axis.fill_between([0, 1], 1 - spread, 1 + spread, color="0.9")
-    for i in range(size):
-        density = np.histogram((below[:, i] + 0.5) / (count + 1), edges, density=True)[0]
-        ranks_axis.stairs(density, edges, label=rf"$\theta_{i + 1}$", linewidth=1.5)
-    ranks_axis.set(title="ranks of the true parameters", xlabel="rank", ylabel="density")
-    ranks_axis.set(xlim=(0, 1), ylim=(0, 2))
-    ranks_axis.legend(ncols=size, loc="lower center")
-
+    quantiles = (below + 0.5) / (count + 1)
+    levels = 1 - (less_probable[:, None] + 0.5) / (count + 1)
     nominal = np.linspace(0, 1, 101)
-    covered = np.mean(1 - less_probable[:, None] / count <= nominal, axis=0)
     spread = 1.96 * np.sqrt(nominal * (1 - nominal) / n)
-    coverage_axis.fill_between(nominal, nominal - spread, nominal + spread, color="0.9")
-    coverage_axis.plot(nominal, nominal, color="0.5", linewidth=1)
-    coverage_axis.plot(nominal, covered, linewidth=1.5)
-    coverage_axis.set(title="coverage of credible regions", xlabel="nominal", ylabel="observed")
-    coverage_axis.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
+    figure, axes = pyplot.subplots(1, 2, figsize=(8, 4.2), layout="constrained")
+    for axis, values in zip(axes, (quantiles, levels), strict=True):
+        axis.fill_between(nominal, nominal - spread, nominal + spread, color="0.88", linewidth=0)
+        for column in values.T:
+            axis.plot(nominal, np.mean(column[:, None] <= nominal, axis=0), linewidth=1.5)
+        axis.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
+    axes[0].legend(axes[0].lines, [rf"$\theta_{i + 1}$" for i in range(size)], loc="upper left")
+    axes[0].set(title="Ranks of the true parameters", xlabel="rank", ylabel="share below")
+    axes[1].set(title="Credible regions", xlabel="credibility", ylabel="share that holds the truth")
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
 
