@@ -83,7 +83,8 @@ def fit(task, simulations, epochs, rng):
     steps = epochs * int(np.ceil(0.9 * simulations / batch_size))
     schedule = keras.optimizers.schedules.CosineDecay(1e-3, steps)
     model.compile(keras.optimizers.Adam(schedule, global_clipnorm=5.0))
-    stop = keras.callbacks.EarlyStopping("val_loss", patience=20, restore_best_weights=True)
+    # Patient: the loss may stand still until the learning rate falls.
+    stop = keras.callbacks.EarlyStopping(patience=epochs // 2 + 1, restore_best_weights=True)
     model.fit(
         *(theta, x),
         batch_size=batch_size,
