@@ -129,7 +129,8 @@ class Bijection(ConstructorConfig, TrackedByTensorFlow, BijectorLayer):
 
 def constant_log_det(value, x):
     """A log-det that does not depend on the input, for each example of the batch `x`."""
-    return ops.broadcast_to(ops.convert_to_tensor(value, x.dtype), ops.shape(x)[:1])
+    # Not broadcast: the gradient of that asks for a shape that XLA does not know in a loop.
+    return tf.fill(ops.shape(x)[:1], ops.convert_to_tensor(value, x.dtype))
 
 
 def sum_over_event(x):

@@ -278,3 +278,20 @@ def test_real_nvp_penalises_its_weight_norms():
     assert magnitudes and bounds
     np.testing.assert_allclose(sum(model.losses), expected, rtol=1e-5)
     assert not zoo.RealNVP((2,), **MLP).losses
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("make", "shape"),
+    [(zoo.RealNVP, (3,)), (zoo.NSF, (3,)), (zoo.Glow, (3,)), (zoo.Glow, (2, 2, 1))],
+)
+def test_xla_trains_on_batches_of_any_size(make, shape):
+    """The last batch of an array is smaller: the number of rows is not known when it is traced."""
+    options = {"width": 4, "condition_shape": (2,)}
+    model = make(shape, depth=6, **options)
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 256, (13, *shape), "uint8") if model.is_image else rng.normal(size=(13, 3))
+    condition = rng.normal(size=(13, 2))
+    model.compile(keras.optimizers.Adam(1e-2), jit_compile=True)
+    losses = model.fit(x, condition, batch_size=8, epochs=2, verbose=0).history["loss"]
+    assert losses[-1] < losses[0]

@@ -56,5 +56,7 @@ class Conditioning:
         if len(self.shape) == 3:
             size = [pooled // to for pooled, to in zip(self.shape, self._space, strict=False)]
             return tf.nn.avg_pool2d(condition, size, size, "VALID") if size != [1, 1] else condition
+        if not self._space:
+            return condition
         condition = ops.reshape(condition, (-1, *(1,) * len(self._space), self.channels))
-        return ops.broadcast_to(condition, (*ops.shape(x)[:-1], self.channels))
+        return condition + ops.zeros_like(x[..., :1])  # see bijection.constant_log_det
