@@ -151,10 +151,12 @@ class Task(NamedTuple):
         """`count` samples (count, size) of p(theta | x); those outside of the prior draw again."""
         inside = np.empty((0, self.size), "float32")
         rng = np.random.default_rng(seed)
-        while len(inside) < count:
+        for _ in range(1000):
             drawn = model.sample(count, condition=x, seed=int(rng.integers(2**31))).numpy()
             inside = np.concatenate([inside, drawn[np.all(np.abs(drawn) <= self.bound, axis=1)]])
-        return inside[:count]
+            if len(inside) >= count:
+                return inside[:count]
+        raise SystemExit(f"Less than a thousandth of the samples at {x} is inside of the prior.")
 
 
 TASKS = {
