@@ -19,18 +19,21 @@ from keras_flows import Flow, layers, networks, threefry, zoo
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (3, 8, 8, 1), dtype="uint8")
 LABELS = np.array([0, 1, 0], "int32")
+MAPS = RNG.normal(size=(3, 8, 8, 2)).astype("float32")
 MODELS = {
     "glow": lambda: zoo.Glow((8, 8, 1), levels=1, depth=2, width=4, num_classes=2),
     "real_nvp": lambda: zoo.RealNVP((8, 8, 1), levels=2, depth=2, width=4, num_blocks=1),
     "nice": lambda: zoo.NICE((8, 8, 1), depth=4, width=4, num_hidden=1),
-    "spline": lambda: Flow(layers.Chain(spline_layers()), (8, 8, 1)),
+    "spline": lambda: Flow(
+        layers.Chain(spline_layers(condition_shape=(8, 8, 2))), (8, 8, 1), condition_shape=(8, 8, 2)
+    ),
 }
 SIGNATURES = ("serving_default", "decode", "encode", "log_prob", "sample")
 
 
-def spline_layers():
+def spline_layers(**options):
     def coupling(partition):
-        return layers.SplineCoupling(networks.ConvNet(4), partition=partition)
+        return layers.SplineCoupling(networks.ConvNet(4), partition=partition, **options)
 
     step = layers.Chain([coupling("half"), coupling("checkerboard")])
     first = [layers.Rescale(1 / 64, -2), layers.Squeeze(), layers.ActNorm()]
@@ -64,23 +67,25 @@ def export(name, path):
     """Where a model is exported, with requests and Python's responses by signature."""
     keras.utils.set_random_seed(0)
     model = MODELS[name]()
-    labels = {"condition": LABELS} if model.num_classes else {}
-    model.adapt(IMAGES, *labels.values())
+    condition = {}
+    if model.is_conditional:
+        condition = {"condition": LABELS if model.num_classes else MAPS}
+    model.adapt(IMAGES, *condition.values())
     perturb(model, 0.05)
     model.export(path)
-    latent, log_prob = (value.numpy() for value in model(IMAGES, **labels).values())
+    latent, log_prob = (value.numpy() for value in model(IMAGES, **condition).values())
     z = latent + np.random.default_rng(1).normal(size=latent.shape).astype("float32") / 10
-    x = {"x": IMAGES, **labels}
+    x = {"x": IMAGES, **condition}
     seeds = np.array([[7, i] for i in range(3)], "int32")
-    drawn = {"seed": seeds, "temperature": np.full(3, 0.7, "float32"), **labels}
+    drawn = {"seed": seeds, "temperature": np.full(3, 0.7, "float32"), **condition}
     return SimpleNamespace(
         path=str(path),
         calls={
             "serving_default": (x, {"latent": latent, "log_prob": log_prob}),
             "encode": (x, {"latent": latent}),
             "log_prob": (x, {"log_prob": log_prob}),
-            "decode": ({"z": z, **labels}, {"x": model.decode(z, **labels).numpy()}),
-            "sample": (drawn, {"x": model.sample(3, 0.7, seed=7, **labels).numpy()}),
+            "decode": ({"z": z, **condition}, {"x": model.decode(z, **condition).numpy()}),
+            "sample": (drawn, {"x": model.sample(3, 0.7, seed=7, **condition).numpy()}),
         },
     )
 
