@@ -536,7 +536,7 @@ def test_benchmark_compares_in_turns(model, tool, tmp_path, capsys):
         assert list(contestants) == ["keras_flows", "bare", "zuko"]
         ours, bare, zuko = contestants.values()
         assert "missing" in zuko or zuko["parameters"] > 0  # its extra may not be installed
-        assert 0.95 < bare["parameters"] / ours["parameters"] <= 1
+        assert 0.9 < bare["parameters"] / ours["parameters"] <= 1  # it has no linear maps
         for contestant in (ours, bare):
             assert contestant["nodes"] > 100 and contestant["first_step"] > 0
             for call in ("train_step", "log_prob", "sample"):

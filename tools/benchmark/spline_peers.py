@@ -45,7 +45,7 @@ class ZukoNSF(TorchPeer):
     """Of its coupling, spline and LU transforms; the networks are MLPs of as many layers.
 
     zuko.flows.NSF with `passes=2` has couplings, too, but its masked networks give the half that
-    stays parameters as well, and splines, which takes longer.
+    stays parameters as well, and splines, which is more to compute.
     """
 
     def build(self, depth):
