@@ -27,6 +27,7 @@ from matplotlib import pyplot  # noqa: E402
 
 OUTPUT = pathlib.Path("demo")
 SAMPLES = 10_000  # of each posterior
+DRAWS = 10_000_000  # at most, where they fall outside of the prior
 CALIBRATIONS = 300  # simulations to calibrate by
 NETWORKS = {"depth": 6, "width": 64, "dropout": 0.1}  # chosen by the loss in validation
 
@@ -151,12 +152,12 @@ class Task(NamedTuple):
         """`count` samples (count, size) of p(theta | x); those outside of the prior draw again."""
         inside = np.empty((0, self.size), "float32")
         rng = np.random.default_rng(seed)
-        for _ in range(1000):
+        for _ in range(DRAWS // count):
             drawn = model.sample(count, condition=x, seed=int(rng.integers(2**31))).numpy()
             inside = np.concatenate([inside, drawn[np.all(np.abs(drawn) <= self.bound, axis=1)]])
             if len(inside) >= count:
                 return inside[:count]
-        raise SystemExit(f"Less than a thousandth of the samples at {x} is inside of the prior.")
+        raise SystemExit(f"Of {DRAWS:,} samples at {x} {len(inside)} are inside of the prior.")
 
 
 TASKS = {
