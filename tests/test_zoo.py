@@ -216,7 +216,14 @@ def test_levels_that_do_not_fit(make, shape, levels, fit):
 @pytest.mark.parametrize(
     "options",
     [{"classifier_weight": -1, "num_classes": 2}, {"classifier_weight": np.nan}]
-    + [{"classifier_weight": 0.01}],
+    + [{"classifier_weight": 0.01}]
+    + [
+        {
+            "classifier_weight": 1,
+            "num_classes": 2,
+            "condition_network": keras.layers.Embedding(2, 3),
+        }
+    ],
 )
 def test_classifier_weights_that_do_not_fit(options):
     with pytest.raises(ValueError, match="`classifier_weight` must be.*Received"):

@@ -46,6 +46,7 @@ class Glow(Flow):
         classifier_weight: of a classifier on the last level's latent, for a class-conditional
             model: the loss has classifier_weight * D * cross-entropy, in nats, besides the negative
             log-likelihood. The paper's 0.01 makes the classes differ more; 0 is no classifier.
+            Not beside a `condition_network`.
         logit_alpha: of a `Logit` before the first level, for images of which many pixels are black
             or white; 1e-6 is usual for MNIST. None, as in the paper, for none.
         standardize: whether vectors are standardised first (`layers.Standardize`).
@@ -89,16 +90,17 @@ class Glow(Flow):
         first = scale(
             input_shape, bits, logit_alpha, standardize, offset=-0.5, **columns, dtype=dtype
         )
+        by_label = num_classes is not None and condition_network is None
         require(
-            0 <= classifier_weight < math.inf and not (classifier_weight and num_classes is None),
+            0 <= classifier_weight < math.inf and not (classifier_weight and not by_label),
             "Argument `classifier_weight` must be a finite number of at least 0, and 0 without "
-            "`num_classes`",
+            "`num_classes` or with a `condition_network`",
             classifier_weight=classifier_weight,
             num_classes=num_classes,
+            condition_network=condition_network,
         )
 
         condition = condition_of_layers(num_classes, condition_shape, condition_network)
-        by_label = num_classes is not None and condition_network is None
         of_coupling = {"condition_shape": None if by_label else condition}
         of_prior = {"num_classes": num_classes} if by_label else of_coupling
 
@@ -179,7 +181,7 @@ class Glow(Flow):
         *space, channels = prior.event_shape
         cells = math.prod(space)
         top = ops.reshape(z[:, -cells * channels :], (-1, *space, channels))
-        top, _ = prior.inverse_and_log_det(top, self.features_of(condition))
+        top, _ = prior.inverse_and_log_det(top, condition)
         mean = ops.mean(ops.reshape(top, (-1, cells, 1, channels)), axis=1, keepdims=True)
         return self._classifier(mean)[:, 0, 0]
 
