@@ -30,9 +30,8 @@ class SplineCoupling(Coupling):
 
     Args:
         network, partition, swap, output_layer: as for `Coupling`; the output layer has
-            3 bins - 1 channels for each channel that changes, one after the other: `bins` widths,
-            `bins` heights, both before a softmax, and the slopes at the `bins` - 1 inner knots,
-            before a softplus.
+            3 bins - 1 parameters, each of all channels that change: `bins` widths, `bins` heights,
+            both before a softmax, and the slopes at the `bins` - 1 inner knots, before a softplus.
         bins: K, at least 2 and below 1000.
         tail_bound: B, where the spline ends; positive.
 
@@ -81,7 +80,9 @@ class SplineCoupling(Coupling):
         """`spline`, of the unit interval, stretched over the bounds; the identity outside."""
         flat = tf.reshape(values, (-1,))
         # A parameter's values lie side by side: to sum over bins is then to add rows.
-        parameters = tf.transpose(tf.reshape(parameters, (-1, self.parameters_per_channel)))
+        number = self.parameters_per_channel
+        parameters = tf.reshape(parameters, (-1, number, values.shape[-1]))
+        parameters = tf.reshape(tf.transpose(parameters, [1, 0, 2]), (number, -1))
         inside = tf.abs(flat) < self.tail_bound
         # What is outside must not be computed with: an infinite slope is not one times zero.
         scaled = tf.where(inside, flat / (2 * self.tail_bound), 0) + 0.5
@@ -109,7 +110,7 @@ class _Bin(NamedTuple):
 def _forward(x, parameters, bins):
     """(y, log dy/dx) of one spline of the unit interval for each of (n,) values."""
     bin = _find(x, parameters, bins, axis=0)
-    across = (x - bin.left) / bin.width
+    across = _within((x - bin.left) / bin.width)
     up, log_slope = _evaluate(across, bin)
     return bin.bottom + bin.height * up, log_slope
 
@@ -117,7 +118,7 @@ def _forward(x, parameters, bins):
 def _inverse(y, parameters, bins):
     """(x, log dx/dy)."""
     bin = _find(y, parameters, bins, axis=1)
-    across = _solve((y - bin.bottom) / bin.height, bin)
+    across = _solve(_within((y - bin.bottom) / bin.height), bin)
     return bin.left + bin.width * across, -_evaluate(across, bin)[1]
 
 
@@ -156,27 +157,52 @@ def _find(value, parameters, bins, axis):
     sizes, slopes = tf.split(parameters, [2 * bins, bins - 1])
     sizes = tf.reshape(sizes, (2, bins, -1))
     sizes = tf.exp(sizes - tf.stop_gradient(tf.reduce_max(sizes, axis=1, keepdims=True)))
-    share = (1 - MIN_SIZE * bins) / tf.reduce_sum(sizes, axis=1, keepdims=True)
-    sizes = tf.unstack(MIN_SIZE + share * sizes, axis=1)
-    inner = list(itertools.accumulate(sizes[:-1]))  # a `tf.cumsum` takes as long as all the rest
-    begin = tf.stack([tf.zeros_like(inner[0]), *inner], axis=1)
-    end = tf.stack([*inner, tf.ones_like(inner[0])], axis=1)
 
-    passed = tf.cast(value >= begin[axis, 1:], value.dtype)
-    within = tf.pad(passed, [[1, 0], [0, 0]], constant_values=1) - tf.pad(passed, [[0, 1], [0, 0]])
-    left, bottom = tf.unstack(_select(within, begin))
-    right, top = tf.unstack(_select(within, end))
+    # A `tf.cumsum` takes as long as all the rest.
+    *knots, total = itertools.accumulate(tf.unstack(sizes[axis]))
+    share = _share(total, bins)
+    passed = [value >= MIN_SIZE * k + share * knot for k, knot in enumerate(knots, start=1)]
+    passed = tf.cast(tf.stack(passed), value.dtype)
+    before = tf.pad(passed, [[0, 1], [0, 0]])
+    within = tf.pad(passed, [[1, 0], [0, 0]], constant_values=1) - before
+
+    begin, size, total = _sums(sizes, before, within)
+    share = _share(total, bins)
+    left, bottom = tf.unstack(MIN_SIZE * tf.reduce_sum(passed, axis=0) + share * begin)
+    width, height = tf.unstack(MIN_SIZE + share * size)
     # At both ends of the spline a slope's parameter is zero: there it is 1, as it is outside.
     slopes = tf.stack([_select(within[1:], slopes), _select(within[:-1], slopes)])
     slopes = MIN_SLOPE + tf.nn.softplus(slopes + math.log(math.expm1(1 - MIN_SLOPE)))
-    return _Bin(left, right - left, bottom, top - bottom, *tf.unstack(slopes))
+    return _Bin(left, width, bottom, height, *tf.unstack(slopes))
+
+
+def _share(total, bins):
+    """What of the interval is not given to each bin alike, by unit of the bins' sizes."""
+    return (1 - MIN_SIZE * bins) / total
+
+
+def _within(part):
+    """A part of a bin, which rounding may put outside of 0 to 1, where roots need not exist."""
+    return part + tf.stop_gradient(tf.clip_by_value(part, 0, 1) - part)
+
+
+# The gradients are written out as `shift_and_scale`'s is, and for the same reason.
+
+
+@tf.custom_gradient
+def _sums(sizes, before, within):
+    """Of each column: the sizes of the bins `before` it, of the one that it is in, and of all."""
+    sums = [tf.reduce_sum(each, axis=1) for each in (before * sizes, within * sizes, sizes)]
+
+    def gradient(*dsums):
+        dbefore, dwithin, dall = (dsum[:, None] for dsum in dsums)
+        return before * dbefore + within * dwithin + dall, None, None
+
+    return sums, gradient
 
 
 @tf.custom_gradient
 def _select(within, table):
-    """The value of each column that is `within` 1; (rows, n) of (..., rows, n).
-
-    The gradient is written out as `shift_and_scale`'s is, and for the same reason.
-    """
-    chosen = tf.reduce_sum(within * table, axis=-2)
-    return chosen, lambda dchosen: (None, within * dchosen[..., None, :])
+    """The value of each column that is `within` 1; (n,) of (rows, n)."""
+    chosen = tf.reduce_sum(within * table, axis=0)
+    return chosen, lambda dchosen: (None, within * dchosen)
