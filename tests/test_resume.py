@@ -40,11 +40,16 @@ def train(make_dataset, *callbacks, initial_weights=0):
     keras.utils.set_random_seed(0)  # which TensorFlow mixes into the dataset's order
     dataset = make_dataset()
     keras.utils.set_random_seed(initial_weights)
+    options, features = {}, None
+    if isinstance(dataset.element_spec, tuple):
+        options = {"condition_shape": (3,), "condition_network": networks.MLP(2, 1)}
+        features = (2,)
     # It is adapted, and draws initial weights; it is no larger, as a step counts and not its cost.
     chain = [layers.Rescale(1 / 256), layers.ActNorm(), layers.Flatten()]
     network = networks.ResidualMLP(4, 1, dropout=0.5)  # it draws, too
-    chain += [layers.AdditiveCoupling(network), layers.DiagonalScaling()]
-    model = Flow(layers.Chain(chain), (8, 8, 1), seed=3)
+    chain += [layers.AdditiveCoupling(network, condition_shape=features)]
+    chain += [layers.DiagonalScaling()]
+    model = Flow(layers.Chain(chain), (8, 8, 1), **options, seed=3)
     rate = keras.optimizers.schedules.CosineDecay(1e-2, EPOCHS * STEPS)
     model.compile(keras.optimizers.Adam(rate), run_eagerly=True)  # quicker than three traces
     history = model.fit(dataset, epochs=EPOCHS, verbose=0, callbacks=[*callbacks])
@@ -68,9 +73,13 @@ def assert_resumes(make_dataset, error, backup_dir):
         np.testing.assert_allclose(weight, expected, rtol=1e-6, atol=1e-6)
 
 
-def test_resumed_training_draws_the_same_noise(tmp_path):
+@pytest.mark.parametrize("conditional", [False, True])
+def test_resumed_training_draws_the_same_noise(conditional, tmp_path):
+    conditions = np.random.default_rng(1).normal(2, 3, (len(IMAGES), 3)).astype("float32")
+
     def in_order():
-        return tf.data.Dataset.from_tensor_slices(IMAGES).batch(8)
+        examples = (IMAGES, conditions) if conditional else IMAGES
+        return tf.data.Dataset.from_tensor_slices(examples).batch(8)
 
     assert_resumes(in_order, KeyboardInterrupt(), tmp_path / "backup")
 

@@ -402,6 +402,25 @@ def test_evaluate_takes_a_preset_of_one_s_own(tool, trained, tmp_path, data_dir,
 
 
 @pytest.mark.usefixtures("eager")
+def test_a_density_conditional_on_floats(tool, tmp_path, data_dir, capsys):
+    """Trained, evaluated and sampled by the tools."""
+    arguments = json.dumps({"condition_shape": [2], "depth": 1, "width": 4, "num_blocks": 1})
+    splits = ["--train_split", "train[:64]", "--validation_split", "train[64:128]"]
+    dataset = ["--dataset", "two_moons_simulations", "--data_dir", data_dir]
+    model = ["--model", "NSF", "--arguments", arguments]
+    tool("train", "--run", tmp_path / "run", *model, *dataset, *splits, "--epochs", 1)
+    best = tmp_path / "run" / "model.keras"
+    tool("evaluate", best, *dataset, "--split", "test[:100]")
+    assert " nats" in capsys.readouterr().out
+    picture = tmp_path / "at.png"
+    tool("sample", best, "--n", 5, "--condition", "[0.1, -0.2]", "--output", picture)
+    assert tf.io.decode_png(picture.read_bytes()).shape == (400, 400, 1)
+    with pytest.raises(SystemExit):
+        tool("sample", best, "--condition", "[0.1]", "--output", tmp_path / "no.png")
+    assert "`condition` must have shape (batch, 2)" in capsys.readouterr().err
+    assert not (tmp_path / "no.png").exists()
+
+
 def test_sample_writes_a_grid(tool, trained, tmp_path):
     output = tmp_path / "samples.png"
     tool("sample", trained / "model.keras", "--output", output, "--n", 5, "--zoom", 3)
@@ -532,7 +551,9 @@ def test_benchmark_compares_in_turns(model, tool, tmp_path, capsys):
     figures = json.loads(path.read_text())
     assert list(figures) == ["2"]
     for depth, contestants in figures.items():
-        assert f"| depth {depth}, batch 4 |" in shown
+        assert f"| depth {depth}, batch 4, float32 |" in shown
+        machine = contestants.pop("machine")
+        assert all(len(machine[call]["all"]) == 2 for call in machine) and len(machine) == 3
         assert list(contestants) == ["keras_flows", "bare", "zuko"]
         ours, bare, zuko = contestants.values()
         assert "missing" in zuko or zuko["parameters"] > 0  # its extra may not be installed

@@ -34,12 +34,12 @@ def main():
         parser.error(f"{options.model} needs a --condition, of shape {model.condition_shape}")
     if model.size == 1:
         parser.error(f"{options.model} draws single numbers, of which there is no picture")
-    options.output.write_bytes(
-        picture(
-            *(model, options.n, options.temperature, options.condition, options.seed),
-            zoom=options.zoom,
-        )
-    )
+    values = (options.n, options.temperature, options.condition, options.seed, options.zoom)
+    try:
+        drawn = picture(model, *values)
+    except ValueError as error:
+        parser.error(str(error))
+    options.output.write_bytes(drawn)
     print(f"{options.n} samples at temperature {options.temperature}: {options.output}")
 
 
