@@ -1,5 +1,6 @@
 """A flow as a density: likelihoods, latents and samples of a model whose weights are given."""
 
+import functools
 import math
 import numbers
 import random
@@ -12,6 +13,7 @@ from keras import ops
 
 from keras_flows import dequantization, threefry
 from keras_flows.arguments import check_integers, check_one_of, require
+from keras_flows.batch_parts import in_parts, number_of_parts
 from keras_flows.bijection import Bijection
 from keras_flows.condition_features import check_readers, features_shape
 from keras_flows.data_spec import spoil_rows
@@ -172,7 +174,8 @@ class Density(TracedModel):
     def latent_and_log_prob(self, x, condition=None, training=False):
         """Latents and log-likelihoods, in nats, of dequantised x."""
         features = self.features_of(condition, training)
-        z, log_det = self.bijection.forward_and_log_det(x, features, training)
+        forward = functools.partial(self.bijection.forward_and_log_det, training=training)
+        z, log_det = self._in_parts(forward, x, features, training)
         # tfd.Sample's would broadcast shapes at run time, which ONNX cannot.
         return z, ops.sum(self._element.log_prob(z), axis=-1) + log_det
 
@@ -187,7 +190,7 @@ class Density(TracedModel):
         if features is not None:
             rows = ops.shape(z)[:1]
             features = ops.broadcast_to(features, (*rows, *features.shape[1:]))
-        x, _ = self.bijection.inverse_and_log_det(z, features)
+        x, _ = self._in_parts(self.bijection.inverse_and_log_det, z, features)
         overflowed = ~ops.all(ops.isfinite(x), axis=tuple(range(1, len(x.shape))))
         return spoil_rows(overflowed, self.data_spec.quantize(x)), overflowed
 
@@ -199,6 +202,10 @@ class Density(TracedModel):
     def samples_and_overflow(self, seeds, temperatures, condition=None):
         """`data_and_overflow` of draws from the base distribution; see `latents_of`."""
         return self.data_and_overflow(self.latents_of(seeds, temperatures), condition)
+
+    def _in_parts(self, method, x, features, training=False):
+        count = number_of_parts(self.bijection, self.data_spec.is_image, training)
+        return in_parts(method, 1 if self.jit_compile else count, x, features)
 
     @property
     def _element(self):

@@ -49,6 +49,12 @@ def num_workers(strategy):
     return strategy.num_replicas_in_sync // len(strategy.extended.worker_devices)
 
 
+def local_replicas():
+    """How many of the replicas share this machine."""
+    strategy = tf.distribute.get_strategy()
+    return strategy.num_replicas_in_sync // num_workers(strategy)
+
+
 def is_chief(strategy):
     """Whether this process is the one, of `strategy`'s workers, that writes files."""
     return strategy.extended.should_checkpoint

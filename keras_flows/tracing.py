@@ -6,6 +6,7 @@ import operator
 import keras
 import tensorflow as tf
 
+from keras_flows.batch_parts import dividing_batches
 from keras_flows.private import flatten_layers, own_variables
 
 # What is set on a model as it compiles, trains, evaluates and predicts.
@@ -46,7 +47,8 @@ class TracedModel(keras.Model):
             return method
         name, functions = method.__name__, self._graphs.functions
         if self._is_outdated(name) or name not in functions:
-            functions[name] = tf.function(method, autograph=False, reduce_retracing=True)
+            own = dividing_batches()(method)
+            functions[name] = tf.function(own, autograph=False, reduce_retracing=True)
         return functions[name]
 
     def make_train_function(self, force=False):

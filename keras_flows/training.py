@@ -8,6 +8,7 @@ from keras import ops
 
 from keras_flows import dequantization, distribute, first_examples, private, resume
 from keras_flows.arguments import require
+from keras_flows.batch_parts import dividing_batches
 from keras_flows.data_spec import check_no_weights
 from keras_flows.distributed_model import DistributedModel
 from keras_flows.private import flatten_layers
@@ -151,7 +152,8 @@ class LikelihoodTraining(DistributedModel):
 
     def predict_step(self, data):
         x, y, _ = keras.utils.unpack_x_y_sample_weight(data)
-        return self(x, condition=y, training=False)
+        with dividing_batches():
+            return self(x, condition=y, training=False)
 
     def auxiliary_loss(self, z, condition=None):
         """What a subclass adds to each example's loss, (batch,) in nats, given its latent."""
@@ -165,7 +167,8 @@ class LikelihoodTraining(DistributedModel):
         x = self.data_spec.check(x)
         x = self.dequantize(x, self._noise(x, kind, counter))
         condition = self.data_spec.condition.check(y)
-        z, log_prob = self.latent_and_log_prob(x, condition, training)
+        with dividing_batches():
+            z, log_prob = self.latent_and_log_prob(x, condition, training)
         count = ops.cast(ops.shape(log_prob)[0], log_prob.dtype)
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
         total = ops.sum(self.auxiliary_loss(z, condition) - log_prob)

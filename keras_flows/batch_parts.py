@@ -1,0 +1,108 @@
+"""A batch in parts, one for each core: rows depend on no other, so that cores need not wait.
+
+TensorFlow divides each operation among its threads, which does not pay for the many small ones of
+a flow. It runs operations that do not depend on each other at once, as those of two parts are.
+"""
+
+import contextlib
+import contextvars
+import os
+
+import keras
+import tensorflow as tf
+
+from keras_flows import distribute
+from keras_flows.private import declared_trainable, flatten_layers
+
+_divides = contextvars.ContextVar("keras_flows_divides_batches", default=False)
+
+
+@contextlib.contextmanager
+def dividing_batches():
+    """Within this context a model divides batches: in graphs of its own, to be run here.
+
+    Of others' it knows neither what machine they are for, nor what is made of them: of a part,
+    which is a function of its own, TensorFlow vectorises no gradient.
+    """
+    token = _divides.set(True)
+    try:
+        yield
+    finally:
+        _divides.reset(token)
+
+
+def in_parts(function, count, *batches):
+    """`function(*batches)`, a structure of batches, computed in `count` parts of as many rows.
+
+    Where rows do not divide, the last parts overlap and drop what they share: a part is never
+    empty, which oneDNN cannot convolve. None among `batches` stays None. What adds losses, which
+    may be means over the batch, is computed whole.
+    """
+    if count == 1:
+        return function(*batches)
+    part = tf.function(function, autograph=False)  # traced once for all parts
+    rows = tf.shape(batches[0])[0]
+    size = (rows + count - 1) // count
+    results = []
+    with keras.StatelessScope(collect_losses=True) as scope:
+        for i in range(count):
+            first = tf.minimum(i * size, rows)
+            start = tf.minimum(first, rows - size)
+            some = part(*(_rows(batch, start, size) for batch in batches))
+            results.append(tf.nest.map_structure(lambda x, new=first - start: x[new:], some))
+    if scope.losses:
+        return function(*batches)
+    return tf.nest.map_structure(lambda *each: tf.concat(each, axis=0), *results)
+
+
+def number_of_parts(bijection, is_image, training):
+    """How many parts of a batch `bijection` computes at once: 1 unless that is faster, and safe.
+
+    On CPUs, one for each core of a replica; of images only where an operation has one thread, as
+    two threads for a convolution are as good. Never where rows depend on others.
+    """
+    if not _divides.get() or tf.executing_eagerly() or _has_accelerator():
+        return 1
+    if is_image and _threads("intra") != 1:
+        return 1
+    if training and _depends_on_the_batch(bijection):
+        return 1
+    cores = _threads("inter") or _number_of_cores()
+    return max(1, min(cores, _number_of_cores()) // distribute.local_replicas())
+
+
+def _depends_on_the_batch(bijection):
+    """Whether, in training, it computes across rows or changes a state."""
+    layers = list(flatten_layers(bijection))
+    constant = [v for layer in layers for v in getattr(layer, "constant_weights", ())]
+    stateless = {id(variable) for variable in [*declared_trainable(bijection), *constant]}
+    return any(
+        getattr(layer, "synchronized", False)
+        or any(id(variable) not in stateless for variable in layer.variables)
+        for layer in layers
+    )
+
+
+def _rows(batch, start, size):
+    if batch is None:
+        return None
+    part = batch[start : start + size]
+    part.set_shape((None, *batch.shape[1:]))
+    return part
+
+
+def _has_accelerator():
+    return any(device.device_type != "CPU" for device in tf.config.list_logical_devices())
+
+
+def _threads(kind):
+    """How many threads TensorFlow was told to use within, or for, operations; 0 for all cores."""
+    configured = getattr(tf.config.threading, f"get_{kind}_op_parallelism_threads")()
+    return configured or int(os.environ.get(f"TF_NUM_{kind.upper()}OP_THREADS", 0))
+
+
+def _number_of_cores():
+    """Those that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count()
