@@ -1,10 +1,13 @@
 """Times this library against its peers: the same architecture, side by side, in one run.
 
 Each contestant has a process of its own. They take turns, one call each in every round, so that a
-change of the machine's pace meets all of them alike; compare ratios, not milliseconds. Peers come
-with `pip install keras_flows[bench]`; one that is missing is a row that says so.
+change of the machine's pace meets all of them alike; compare ratios, not milliseconds. So does a
+loop that is always the same, by which a table says how much other work disturbed it. Peers come
+with `pip install keras_flows[bench]`; one that is missing is a row that says so. `compiled` is
+PyTorch's `torch.compile`, whose time is in the first step.
 
-`bare` is the physical limit: the couplings' networks alone, trained on noise, with nothing around.
+`bare` is the physical limit: the couplings' networks alone, trained on noise, with nothing around;
+`convolutions` are Glow's one by one.
 
 `--strategy multi_worker` times Glow on 1 and 2 workers instead, `--serving` as it is exported.
 """
@@ -15,6 +18,7 @@ import os
 import sys
 
 import comparison
+import ours
 import scaling
 import serving
 
@@ -46,6 +50,9 @@ def make_parser():
     parser.add_argument("--depth", type=int, nargs="+", help="default: 4 8 16 32; real_nvp, nsf: 8")
     parser.add_argument("--batch_size", type=int, help="default: 32; real_nvp, nsf: 1024")
     parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument(
+        "--dtype", choices=ours.POLICIES, default="float32", help="bfloat16: mixed, or autocast"
+    )
     parser.add_argument("--only", nargs="+", default=(), help="names of contestants besides ours")
     parser.add_argument("--strategy", choices=["multi_worker"], help="Glow on 1 and 2 workers")
     parser.add_argument(
@@ -86,8 +93,9 @@ def comparison_experiment(parser, arguments):
         names = ["keras_flows", *(name for name in names if name in arguments.only)]
     batch_size = arguments.batch_size or BATCH_SIZE[model]
     for depth in arguments.depth or DEPTHS[model]:
-        figures = comparison.measure(model, names, depth, batch_size, arguments.rounds)
-        yield depth, figures, comparison.table(figures, depth, batch_size)
+        sizes = (depth, batch_size)
+        figures = comparison.measure(model, names, *sizes, arguments.rounds, arguments.dtype)
+        yield depth, figures, comparison.table(figures, *sizes, arguments.dtype)
 
 
 if __name__ == "__main__":

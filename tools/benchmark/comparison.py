@@ -4,24 +4,29 @@ Each contestant has a process of its own, so that its peak of memory is its own.
 """
 
 import json
+import os
 import subprocess
 import sys
 import time
 
 from ours import OURS
 from peers import PEERS
-from turns import in_turns, markdown, seconds_of, take_over_stdout, worker_command
+from turns import fixed_loop, in_turns, markdown, seconds_of, take_over_stdout, worker_command
 
 CALLS = ("train_step", "log_prob", "sample")
 CONTESTANTS = {model: {**OURS[model], **PEERS[model]} for model in OURS}
+# Rows of a batch are what our cores share; all else has its library's own threads.
+ONE_THREAD = ("keras_flows", "reversible", "bare")
+MACHINE = "machine"  # the turns of a loop that would always take as long if nothing disturbed it
+BUSY = 1.15  # times its fastest
 
 
-def measure(model, names, depth, batch_size, rounds):
+def measure(model, names, depth, batch_size, rounds, dtype="float32"):
     """{name: figures} of one depth; times in seconds, memory in bytes."""
-    results, workers = {}, {}
+    results, workers = {MACHINE: {}}, {}
     try:
         for name in names:
-            workers[name] = Worker(model, name, depth, batch_size)
+            workers[name] = Worker(model, name, depth, batch_size, dtype)
             results[name] = workers[name].read()
             if "missing" in results[name]:
                 workers.pop(name).stop()
@@ -33,7 +38,8 @@ def measure(model, names, depth, batch_size, rounds):
             note = f"depth {depth}, {name}: first step after {first:.1f} s"
             print(note, file=sys.stderr, flush=True)
         for call in CALLS:
-            for name, figures in in_turns(timed(call, workers), rounds).items():
+            calls = {**timed(call, workers), MACHINE: fixed_loop}
+            for name, figures in in_turns(calls, rounds).items():
                 results[name][call] = figures
             if call == "train_step":
                 for name, worker in workers.items():
@@ -51,15 +57,19 @@ def timed(call, workers):
     }
 
 
-def table(results, depth, batch_size):
-    """The results of one depth in Markdown."""
+def table(results, depth, batch_size, dtype="float32"):
+    """The results of one depth in Markdown, and how much the machine was disturbed."""
+    results = dict(results)
+    machine = results.pop(MACHINE)
     ours = results["keras_flows"]
 
     def times(figures, call):
         seconds = figures[call]["median"]
-        return f"{1000 * seconds:.0f} ms ({seconds / ours[call]['median']:.2f})"
+        digits = 0 if seconds > 0.02 else 1
+        return f"{1000 * seconds:.{digits}f} ms ({seconds / ours[call]['median']:.2f})"
 
-    head = [f"depth {depth}, batch {batch_size}", "parameters", "first step", "train step"]
+    head = [f"depth {depth}, batch {batch_size}, {dtype}", "parameters"]
+    head += ["first step", "train step"]
     head += ["log_prob", "sample", "peak memory", "graph nodes"]
     rows = [head, ["---"] * len(head)]
     for name, figures in results.items():
@@ -76,15 +86,27 @@ def table(results, depth, batch_size):
                 "-" if figures["nodes"] is None else f"{figures['nodes']:,}",
             ]
         )
-    return markdown(rows)
+    return f"{markdown(rows)}\n\n{disturbance(machine)}"
+
+
+def disturbance(machine):
+    """What the turns of the fixed loop say of a table."""
+    seconds = sorted(second for figures in machine.values() for second in figures["all"])
+    middle, worst = (seconds[i] / seconds[0] for i in (len(seconds) // 2, -1))
+    told = f"A fixed loop took {middle:.2f} times its fastest in the middle, {worst:.2f} at worst."
+    if middle > BUSY:
+        return f"**Other work shared the cores: this table counts for nothing.** {told}"
+    return told
 
 
 class Worker:
     """A contestant's process."""
 
-    def __init__(self, *arguments):
+    def __init__(self, model, name, *arguments):
+        threads = {"TF_NUM_INTRAOP_THREADS": "1"} if name in ONE_THREAD else {}
         self.process = subprocess.Popen(
-            worker_command("comparison", *arguments),
+            worker_command("comparison", model, name, *arguments),
+            env={**os.environ, **threads},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -106,7 +128,7 @@ class Worker:
         self.process.wait()
 
 
-def work(model, name, depth, batch_size):
+def work(model, name, depth, batch_size, dtype):
     """In a worker: answers a call a line with a line of JSON, until the input ends."""
     answers = take_over_stdout()
     make = CONTESTANTS[model][name]
@@ -115,12 +137,14 @@ def work(model, name, depth, batch_size):
         print(json.dumps(values), file=answers, flush=True)
 
     try:
-        make(1, 1)  # what they import is no memory of the model's
+        make(1, 1, dtype)  # what they import is no memory of the model's
     except ImportError as error:
         return answer(missing=f"not installed: {error.name}")
+    except NotImplementedError as error:
+        return answer(missing=str(error))
     idle = peak_memory()
     start = time.perf_counter()
-    contestant = make(int(depth), int(batch_size))
+    contestant = make(int(depth), int(batch_size), dtype)
     answer(parameters=contestant.parameters, seconds=time.perf_counter() - start)
     for line in sys.stdin:
         call = line.strip()

@@ -11,9 +11,12 @@ from sizes import (
     LEVELS,
     TAIL_BOUND,
     WIDTH,
+    number_of_cores,
     random_images,
     random_vectors,
 )
+
+POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
 
 
 class Ours:
@@ -61,6 +64,10 @@ class Bare:
         optimizer.build(variables)
 
         def forward(batch_size):
+            # As the model's, one part of the batch for each core.
+            return sum(of_part(batch_size // number_of_cores()) for _ in range(number_of_cores()))
+
+        def of_part(batch_size):
             total, features = 0.0, {}
             for coupling, shape in couplings:
                 if shape not in features:
@@ -95,6 +102,62 @@ class Bare:
         return self.step.get_concrete_function(self.batch_size).graph
 
 
+class Convolutions:
+    """The convolutions of Glow's networks, forward and both gradients, one after the other."""
+
+    def __init__(self, depth, batch_size, dtype="float32"):
+        import tensorflow as tf
+
+        height, width, channels = IMAGE
+        self.parameters, layers = 0, []
+        for level in range(1, LEVELS + 1):
+            inner = channels * 2 ** (level + 1)
+            for size, before, after in (
+                (3, inner // 2, WIDTH),
+                (1, WIDTH, WIDTH),
+                (3, WIDTH, inner),
+            ):
+                shape = (batch_size, height >> level, width >> level, before)
+                x = tf.cast(tf.random.stateless_normal(shape, (0, 1)), dtype)
+                filters = tf.random.stateless_normal((size, size, before, after), (0, 2))
+                y = tf.cast(tf.random.stateless_normal((*shape[:-1], after), (0, 3)), dtype)
+                layers.append((x, tf.cast(filters, dtype), y))
+                self.parameters += depth * math.prod(filters.shape)
+        options = {"strides": [1, 1, 1, 1], "padding": "SAME"}
+
+        def one_by_one(layers, both):
+            last = []  # so that each begins when the one before has ended, with all cores
+            for x, filters, y in layers:
+                calls = [lambda x=x, filters=filters: tf.nn.conv2d(x, filters, **options)]
+                if both:
+                    calls += [
+                        lambda x=x, filters=filters, y=y: tf.raw_ops.Conv2DBackpropInput(
+                            input_sizes=tf.shape(x), filter=filters, out_backprop=y, **options
+                        ),
+                        lambda x=x, filters=filters, y=y: tf.raw_ops.Conv2DBackpropFilter(
+                            input=x, filter_sizes=tf.shape(filters), out_backprop=y, **options
+                        ),
+                    ]
+                for call in calls * depth:
+                    with tf.control_dependencies(last):
+                        last = [tf.identity(call())]
+            return tf.reduce_sum(tf.cast(last[0], tf.float32))
+
+        self.layers = layers
+        self._one_by_one = tf.function(one_by_one, autograph=False)
+
+    def train_step(self):
+        return float(self._one_by_one(self.layers, both=True))
+
+    def log_prob(self):
+        return float(self._one_by_one(self.layers, both=False))
+
+    sample = log_prob
+
+    def graph(self):
+        return None
+
+
 def compile_and_build(model):
     import keras
 
@@ -112,15 +175,15 @@ def glow_model(depth, **options):
     return zoo.Glow(IMAGE, levels=LEVELS, depth=depth, width=WIDTH, **options)
 
 
-def glow(depth, batch_size, **options):
-    return Ours(glow_model(depth, **options), random_images(batch_size))
+def glow(depth, batch_size, dtype="float32", **options):
+    return Ours(glow_model(depth, dtype=POLICIES[dtype], **options), random_images(batch_size))
 
 
-def reversible_glow(depth, batch_size):
-    return glow(depth, batch_size, reversible=True)
+def reversible_glow(depth, batch_size, dtype="float32"):
+    return glow(depth, batch_size, dtype, reversible=True)
 
 
-def bare_glow(depth, batch_size):
+def bare_glow(depth, batch_size, dtype="float32"):
     from keras_flows import layers, networks
 
     height, width, channels = IMAGE
@@ -129,53 +192,61 @@ def bare_glow(depth, batch_size):
         inner = channels * 2 ** (level + 1)
         shape = (height >> level, width >> level)
         for _ in range(depth):
-            coupling = layers.AffineCoupling(networks.ConvNet(WIDTH))
+            network = networks.ConvNet(WIDTH, dtype=POLICIES[dtype])
+            coupling = layers.AffineCoupling(network)
             coupling.build((None, *shape, inner))
             couplings.append((coupling, (*shape, inner // 2)))
     return Bare(couplings, batch_size)
 
 
-def real_nvp(depth, batch_size):
+def real_nvp(depth, batch_size, dtype="float32"):
     from keras_flows import zoo
 
     options = {"batch_norm": False, "standardize": False}  # which the peers do not either
+    options["dtype"] = POLICIES[dtype]
     model = zoo.RealNVP((FEATURES,), depth=depth, width=WIDTH, **options)
     return Ours(model, random_vectors(batch_size))
 
 
-def bare_real_nvp(depth, batch_size):
+def bare_real_nvp(depth, batch_size, dtype="float32"):
     from keras_flows import layers, networks
 
     couplings = []
     for _ in range(depth):
-        coupling = layers.AffineCoupling(networks.MLP(WIDTH))
+        coupling = layers.AffineCoupling(networks.MLP(WIDTH, dtype=POLICIES[dtype]))
         coupling.build((None, FEATURES))
         couplings.append((coupling, (FEATURES // 2,)))
     return Bare(couplings, batch_size)
 
 
-def nsf(depth, batch_size):
+def nsf(depth, batch_size, dtype="float32"):
     from keras_flows import zoo
 
     options = {"num_blocks": BLOCKS, "bins": BINS, "tail_bound": TAIL_BOUND, "standardize": False}
-    return Ours(
-        zoo.NSF((FEATURES,), depth=depth, width=WIDTH, **options), random_vectors(batch_size)
-    )
+    options["dtype"] = POLICIES[dtype]
+    model = zoo.NSF((FEATURES,), depth=depth, width=WIDTH, **options)
+    return Ours(model, random_vectors(batch_size))
 
 
-def bare_nsf(depth, batch_size):
+def bare_nsf(depth, batch_size, dtype="float32"):
     from keras_flows import layers, networks
 
     couplings = []
     for _ in range(depth):
-        coupling = layers.SplineCoupling(networks.ResidualMLP(WIDTH, BLOCKS), bins=BINS)
+        network = networks.ResidualMLP(WIDTH, BLOCKS, dtype=POLICIES[dtype])
+        coupling = layers.SplineCoupling(network, bins=BINS)
         coupling.build((None, FEATURES))
         couplings.append((coupling, (FEATURES // 2,)))
     return Bare(couplings, batch_size)
 
 
 OURS = {
-    "glow": {"keras_flows": glow, "reversible": reversible_glow, "bare": bare_glow},
+    "glow": {
+        "keras_flows": glow,
+        "reversible": reversible_glow,
+        "bare": bare_glow,
+        "convolutions": Convolutions,
+    },
     "real_nvp": {"keras_flows": real_nvp, "bare": bare_real_nvp},
     "nsf": {"keras_flows": nsf, "bare": bare_nsf},
 }

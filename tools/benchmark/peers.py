@@ -8,7 +8,7 @@ import math
 
 from sizes import FEATURES, IMAGE, LEARNING_RATE, LEVELS, WIDTH
 from spline_peers import SPLINE_PEERS
-from torch_peer import TorchPeer, conv_net, without_context, zero_conv
+from torch_peer import TorchPeer, conv_net, eager_and_compiled, without_context, zero_conv
 
 CHANNELS_FIRST = (IMAGE[-1], *IMAGE[:-1])
 
@@ -16,11 +16,13 @@ CHANNELS_FIRST = (IMAGE[-1], *IMAGE[:-1])
 class TfpGlow:
     """tfb.Glow with its default networks, a tf_keras Adam, everything a tf.function."""
 
-    def __init__(self, depth, batch_size):
+    def __init__(self, depth, batch_size, dtype="float32"):
         import tensorflow as tf
         import tensorflow_probability as tfp
         import tf_keras
 
+        if dtype != "float32":
+            raise NotImplementedError("it has no mixed precision")
         tf.random.set_seed(0)
         tfb, tfd = tfp.bijectors, tfp.distributions
         self.batch = tf.random.uniform((batch_size, *IMAGE), -0.5, 0.5)
@@ -214,8 +216,11 @@ class ZukoRealNVP(TorchPeer):
         return self.model().sample((number,))
 
 
+GLOW_PEERS = {"normflows": NormflowsGlow, "nflows": NflowsGlow, "freia": FreiaGlow}
+REAL_NVP_PEERS = {"nflows": NflowsRealNVP, "zuko": ZukoRealNVP, "normflows": NormflowsRealNVP}
+
 PEERS = {
-    "glow": {"tfp": TfpGlow, "normflows": NormflowsGlow, "nflows": NflowsGlow, "freia": FreiaGlow},
-    "real_nvp": {"nflows": NflowsRealNVP, "zuko": ZukoRealNVP, "normflows": NormflowsRealNVP},
+    "glow": {"tfp": TfpGlow, **eager_and_compiled(GLOW_PEERS)},
+    "real_nvp": eager_and_compiled(REAL_NVP_PEERS),
     "nsf": SPLINE_PEERS,
 }

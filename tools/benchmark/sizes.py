@@ -1,5 +1,7 @@
 """The sizes that all contestants share, and data of them."""
 
+import os
+
 import numpy as np
 
 IMAGE = (32, 32, 3)
@@ -18,3 +20,8 @@ def random_images(number):
 
 def random_vectors(number):
     return np.random.default_rng(0).normal(size=(number, FEATURES)).astype("float32")
+
+
+def number_of_cores():
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()

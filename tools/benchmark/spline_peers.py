@@ -6,7 +6,7 @@ Making one imports its library; importing this module does not.
 import functools
 
 from sizes import BINS, BLOCKS, FEATURES, TAIL_BOUND, WIDTH
-from torch_peer import TorchPeer, compiled
+from torch_peer import TorchPeer, eager_and_compiled
 
 
 class NflowsNSF(TorchPeer):
@@ -82,9 +82,4 @@ class ZukoNSF(TorchPeer):
         return self.model().sample((number,))
 
 
-SPLINE_PEERS = {
-    "nflows": NflowsNSF,
-    "nflows compiled": compiled(NflowsNSF),
-    "zuko": ZukoNSF,
-    "zuko compiled": compiled(ZukoNSF),
-}
+SPLINE_PEERS = eager_and_compiled({"nflows": NflowsNSF, "zuko": ZukoNSF})

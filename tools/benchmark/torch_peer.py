@@ -1,26 +1,32 @@
 """What the PyTorch contestants share: training, eager as these libraries have it, and networks."""
 
-from sizes import FEATURES, LEARNING_RATE, WIDTH
+from sizes import FEATURES, LEARNING_RATE, WIDTH, number_of_cores
 
 
 class TorchPeer:
     """A module and its training.
 
     A subclass has `build`, which makes the module, and `log_likelihoods` and `draw` if need be.
+    In bfloat16 both are autocast, which leaves the weights in float32 as Keras' policy does.
     """
 
     shape = (FEATURES,)
 
-    def __init__(self, depth, batch_size):
+    def __init__(self, depth, batch_size, dtype="float32"):
         import torch
 
         torch.manual_seed(0)
+        torch.set_num_threads(number_of_cores())
         self.torch = torch
         self.batch = torch.rand(batch_size, *self.shape) - 0.5
         self.model = self.build(depth)
         parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.parameters = sum(p.numel() for p in parameters)
         self.optimizer = torch.optim.Adam(parameters, LEARNING_RATE)
+        if dtype == "bfloat16":
+            autocast = torch.autocast("cpu", torch.bfloat16)
+            self.log_likelihoods = autocast(self.log_likelihoods)
+            self.draw = autocast(self.draw)
         with torch.no_grad():
             self.log_likelihoods()  # the ActNorms take their initial values from the first batch
 
@@ -41,12 +47,12 @@ class TorchPeer:
     def log_prob(self):
         self._set_training(False)
         with self.torch.no_grad():
-            return self.log_likelihoods().numpy()
+            return self.log_likelihoods().float().numpy()
 
     def sample(self):
         self._set_training(False)
         with self.torch.no_grad():
-            return self.draw(len(self.batch)).numpy()
+            return self.draw(len(self.batch)).float().numpy()
 
     def graph(self):
         return None
@@ -56,12 +62,20 @@ class TorchPeer:
             self.model.train(mode)
 
 
+def eager_and_compiled(peers):
+    """Each of `peers` by name, and as users of PyTorch would speed it up."""
+    both = {}
+    for name, peer in peers.items():
+        both |= {name: peer, f"{name} compiled": compiled(peer)}
+    return both
+
+
 def compiled(peer):
     """The contestant with its log-likelihoods, so their gradients, and its samples compiled."""
 
     class Compiled(peer):
-        def __init__(self, depth, batch_size):
-            super().__init__(depth, batch_size)
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
             self.log_likelihoods = self.torch.compile(self.log_likelihoods)
             self.draw = self.torch.compile(self.draw)
 

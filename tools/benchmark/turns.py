@@ -1,9 +1,13 @@
 """What every measurement needs: processes of its own, turns, and a table of what came out."""
 
+import concurrent.futures
+import hashlib
 import os
 import statistics
 import sys
 import time
+
+from sizes import number_of_cores
 
 NOT_COUNTED = 2  # rounds; the first traces
 
@@ -25,6 +29,18 @@ def seconds_of(call):
     start = time.perf_counter()
     call()
     return time.perf_counter() - start
+
+
+def fixed_loop():
+    """Seconds of work that is always the same, on each core at once, until the last is done."""
+
+    def work(_):
+        for _ in range(4):
+            hashlib.sha256(bytes(2**20)).digest()  # other threads run meanwhile
+
+    cores = number_of_cores()
+    with concurrent.futures.ThreadPoolExecutor(cores) as pool:
+        return seconds_of(lambda: list(pool.map(work, range(cores))))
 
 
 def in_turns(calls, rounds):
