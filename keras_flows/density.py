@@ -175,7 +175,7 @@ class Density(TracedModel):
         """Latents and log-likelihoods, in nats, of dequantised x."""
         features = self.features_of(condition, training)
         forward = functools.partial(self.bijection.forward_and_log_det, training=training)
-        z, log_det = self._in_parts(forward, x, features, training)
+        z, log_det = self._in_parts(forward, x, features, training=training)
         # tfd.Sample's would broadcast shapes at run time, which ONNX cannot.
         return z, ops.sum(self._element.log_prob(z), axis=-1) + log_det
 
@@ -201,11 +201,12 @@ class Density(TracedModel):
 
     def samples_and_overflow(self, seeds, temperatures, condition=None):
         """`data_and_overflow` of draws from the base distribution; see `latents_of`."""
-        return self.data_and_overflow(self.latents_of(seeds, temperatures), condition)
+        latents = self._in_parts(self.latents_of, seeds, temperatures)
+        return self.data_and_overflow(latents, condition)
 
-    def _in_parts(self, method, x, features, training=False):
+    def _in_parts(self, function, *batches, training=False):
         count = number_of_parts(self.bijection, self.data_spec.is_image, training)
-        return in_parts(method, 1 if self.jit_compile else count, x, features)
+        return in_parts(function, 1 if self.jit_compile else count, *batches)
 
     @property
     def _element(self):

@@ -313,7 +313,8 @@ def test_one_label_serves_for_all_samples():
     for labels in (2, [2], np.int64(2), tf.constant(2)):
         np.testing.assert_array_equal(model.sample(3, condition=labels, seed=1), expected)
     in_graph = tf.function(lambda label: model.sample(3, condition=label, seed=1), autograph=False)
-    np.testing.assert_array_equal(in_graph(tf.constant(2)), expected)
+    # Somebody else's graph is computed whole, which may round otherwise.
+    np.testing.assert_allclose(in_graph(tf.constant(2)), expected, rtol=1e-6)
     with pytest.raises(ValueError, match="must be in 0..2.*Received: .3\]"):
         model.sample(2, condition=3)
 
@@ -326,7 +327,7 @@ def test_samples_in_a_graph(nice):
     seed, temperature = tf.constant(5), tf.constant(0.5)
     expected = nice.sample(2, seed=5, temperature=0.5)
     for sample in (given(seed, temperature), nice.sample(2, temperature, seed=seed)):
-        np.testing.assert_array_equal(sample, expected)
+        np.testing.assert_allclose(sample, expected, rtol=1e-6)
     assert not np.allclose(given(tf.constant(6), temperature), expected)
     with pytest.raises(ValueError, match="`temperature` must be.*-1"):
         nice.sample(2, tf.constant(-1.0))

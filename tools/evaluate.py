@@ -13,6 +13,7 @@ import math
 import sys
 
 import models
+import threads
 
 import keras_flows
 from keras_flows import presets
@@ -21,6 +22,7 @@ TOLERANCE = 0.005  # bits/dim
 
 
 def main():
+    threads.one_for_an_operation()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("models", nargs="*", help=models.HELP)
     parser.add_argument("--all", action="store_true", help="all presets that have weights")

@@ -12,9 +12,11 @@ import pathlib
 import models
 import numpy as np
 import tensorflow as tf
+import threads
 
 
 def main():
+    threads.one_for_an_operation()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", help=models.HELP)
     parser.add_argument("--output", default="samples.png", type=pathlib.Path)

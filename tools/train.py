@@ -27,6 +27,7 @@ import augmentation
 import cluster
 import keras
 import tensorflow as tf
+import threads
 
 import keras_flows
 from keras_flows import distribute, folders, presets
@@ -44,6 +45,8 @@ def main():
         if options.workers < 1 or options.strategy == "mirrored":
             parser.error("--workers takes a positive number, and --strategy multi_worker")
         sys.exit(start_workers(options.workers))
+    if not depends_on_the_batch(options):  # else a batch is not divided
+        threads.one_for_an_operation()
     try:
         strategy = cluster.make_strategy(options.strategy)
     except ValueError as error:
@@ -144,6 +147,15 @@ def settings(options):
     if options.preset is not None:
         values["config"] = presets.read(options.preset, presets.CONFIG)
     return values
+
+
+def depends_on_the_batch(options):
+    """Whether a step computes across rows, as batch normalisation does, or draws what to drop."""
+    name, arguments = options.model, options.arguments
+    if options.preset is not None:
+        config = presets.read(options.preset, presets.CONFIG)
+        name, arguments = config["registered_name"], config["config"]
+    return name.endswith("RealNVP") or bool(arguments.get("dropout"))
 
 
 def train(options, strategy):
