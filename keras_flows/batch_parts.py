@@ -38,6 +38,7 @@ def in_parts(function, count, *batches):
     empty, which oneDNN cannot convolve. None among `batches` stays None. What adds losses, which
     may be means over the batch, is computed whole.
     """
+    count = min(count, batches[0].shape[0] or count)
     if count == 1:
         return function(*batches)
     part = tf.function(function, autograph=False)  # traced once for all parts

@@ -40,7 +40,8 @@ def test_parts_are_the_whole(rows, count):
 
     for ours, expected in zip(results(count), results(1), strict=True):
         np.testing.assert_allclose(ours, expected, rtol=1e-12)
-    assert sizes == [rows] * 2 if count == 1 else [None, rows]  # traced once, for all parts
+    of_parts = [-(-rows // count)] if rows > 1 else [rows]  # traced once, for all of them
+    assert sizes == [*of_parts, rows]
 
 
 def traced_number(model, training=False):
