@@ -72,7 +72,7 @@ def main():
 
 def fit(task, simulations, epochs, rng):
     """A model of p(theta | x) from so many simulations, a tenth of which stops the training."""
-    theta, x = task.simulate(simulations, rng)
+    theta, x = task.simulate(simulations, rng, task.beyond)
     batch_size = 256
     model = keras_flows.zoo.NSF(
         (task.size,),
@@ -137,15 +137,22 @@ def set_network(width=64):
 
 
 class Task(NamedTuple):
-    """A simulator of x, and its prior: theta is uniform in [-bound, bound]^size."""
+    """A simulator of x, and its prior: theta is uniform in [-bound, bound]^size.
+
+    A flow is smooth, and so bad at the edge of a prior where posteriors end. It is then trained on
+    simulations up to `beyond` times the bound, and only samples inside of the prior are kept: of a
+    uniform prior, they have the same density there.
+    """
 
     simulator: Callable
     size: int
     bound: float
     condition_network: Callable = lambda: None
+    beyond: float = 1.0
 
-    def simulate(self, count, rng):
-        theta = rng.uniform(-self.bound, self.bound, (count, self.size))
+    def simulate(self, count, rng, beyond=1.0):
+        bound = beyond * self.bound
+        theta = rng.uniform(-bound, bound, (count, self.size))
         return np.float32(theta), np.float32(self.simulator(theta, rng))
 
     def sample(self, model, count, x, seed):
@@ -161,7 +168,7 @@ class Task(NamedTuple):
 
 
 TASKS = {
-    "two_moons": Task(two_moons, 2, 1),
+    "two_moons": Task(two_moons, 2, 1, beyond=1.1),
     "slcp": Task(slcp, 5, 3, set_network),
     "gaussian_mixture": Task(gaussian_mixture, 2, 10),
 }
