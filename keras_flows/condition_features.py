@@ -37,8 +37,8 @@ def features_shape(spec, condition_network=None):
         and len(output.shape) > 1
         and None not in output.shape[1:]
         and "float" in output.dtype,
-        "Argument `condition_network` must give one tensor of floats, (batch, features) or (batch, "
-        "height, width, features), of known sizes",
+        "Argument `condition_network` must give one tensor of floats, (batch, features), (batch, "
+        "tokens, features) or (batch, height, width, features), of known sizes",
         output=received,
     )
     return tuple(output.shape[1:])

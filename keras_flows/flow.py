@@ -42,8 +42,8 @@ class Flow(SetLater, LikelihoodTraining, AdaptedDensity):
             rank 1 are standardised by `adapt`. fit and evaluate take the condition as y, the other
             methods as `condition`, and every layer of the bijection gets it as that.
         condition_network: a Keras layer or model from the condition to features, (batch, n) or
-            (batch, height, width, n), which the bijection gets instead. It runs once a call, and is
-            trained with the flow.
+            (batch, tokens, n) or (batch, height, width, n), which the bijection gets instead. It
+            runs once a call, and is trained with the flow.
         bounds: of vectors, for each feature a pair (low, high), between which or on which data must
             lie, or None. The zoo's models keep samples inside, as they start with a `Logit`; a
             bijection of your own must do so itself.

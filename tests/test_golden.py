@@ -221,3 +221,83 @@ def test_rational_quadratic_spline():
     again, inverse_log_slope = layer.inverse_transform(y, parameters)
     np.testing.assert_allclose(again, x, atol=1e-9)  # of the flattest slope, 4e-6
     np.testing.assert_allclose(inverse_log_slope, -log_slope, atol=1e-9)
+
+
+# Jet.
+
+
+def make_jet(golden, **options):
+    """Our Jet with the released weights."""
+    layer_norms = ("encoder_norm", "LayerNorm_0", "LayerNorm_1")
+
+    def set_step(coupling, get):
+        def set_dense(layer, name):
+            layer.kernel.assign(np.reshape(get(f"{name}/kernel"), layer.kernel.shape))
+            layer.bias.assign(np.ravel(get(f"{name}/bias")))
+
+        def set_norm(layer, name):
+            assert name.split("/")[-1] in layer_norms
+            layer.gamma.assign(get(f"{name}/scale"))
+            layer.beta.assign(get(f"{name}/bias"))
+
+        network = coupling.network
+        set_dense(network._input_layer, "init_proj")
+        network.places.assign(get("posemb")[0])
+        for i, (norm_1, attention, norm_2, wide, narrow) in enumerate(network._blocks):
+            block = f"vit/encoderblock_{i}"
+            set_norm(norm_1, f"{block}/LayerNorm_0")
+            for layer in (attention._query, attention._key, attention._value, attention._out):
+                set_dense(layer, f"{block}/MultiHeadDotProductAttention_0/{layer.name}")
+            set_norm(norm_2, f"{block}/LayerNorm_1")
+            set_dense(wide, f"{block}/MlpBlock_0/Dense_0")
+            set_dense(narrow, f"{block}/MlpBlock_0/Dense_1")
+        set_norm(network._output_norm, "vit/encoder_norm")
+        set_dense(coupling._output_layer, "final_proj")
+
+    def set_partition(partition, channels, tokens):
+        """The tokens' order is the kind's; that of channels was drawn."""
+        elements = np.arange(partition.order.shape[0]).reshape(len(tokens), len(channels))
+        if tokens[0] >= 0:
+            np.testing.assert_array_equal(partition.order, elements[tokens].ravel())
+        else:
+            order = np.ravel(np.split(elements[:, channels], 2, axis=1))
+            partition.order.assign(order)
+            partition.back.assign(np.argsort(order))
+
+    model = zoo.Jet(golden["x"].shape[1:], partitions=golden["partitions"].tolist(), **options)
+    repeat = model.bijection.layers[2]
+    steps = repeat.get_steps()
+    for i, step in enumerate(steps):
+        set_step(step, lambda name, i=i: golden[f"w|{name}"][i])
+        orders = (golden[f"{kind}_permutations"][i] for kind in ("channel", "token"))
+        set_partition(step.partition, *orders)
+    repeat.set_steps(steps)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("jet", {"patch_size": 4, "width": 32, "num_blocks": 2}),
+        ("jet_nonsquare", {"patch_size": 2, "width": 16, "num_blocks": 1, "max_scale": 3.0}),
+    ],
+)
+@pytest.mark.parametrize("policy", ["float32", "float64"], indirect=True)
+def test_jet(name, options, policy):
+    golden, bits = load(name), policy.removeprefix("float")
+    model = make_jet(golden, depth=9, num_heads=2, **options)
+    tolerance = {"32": 3e-6, "64": 1e-9}[bits]
+    # Their input is in single precision.
+    x = (golden["scaled"].astype(policy) + 1) * 127.5
+    np.testing.assert_allclose(x, dequantized(golden), atol=1e-4)
+    z, log_det = model.bijection.forward_and_log_det(x)
+    expected = np.reshape(golden[f"z_{bits}"], z.shape)
+    scale = np.abs(expected).max()
+    np.testing.assert_allclose(z / scale, expected / scale, atol=tolerance)
+    expected = golden[f"log_det_{bits}"] - model.size * np.log(127.5)
+    np.testing.assert_allclose(log_det, expected, rtol=tolerance)
+    log_prob = model.distribution.distribution.log_prob(z) + log_det
+    np.testing.assert_allclose(log_prob, golden[f"log_prob_{bits}"], rtol=tolerance)
+    back, inverse_log_det = model.bijection.inverse_and_log_det(z)
+    np.testing.assert_allclose(back, x, atol=127.5 * 10 * tolerance)
+    np.testing.assert_allclose(inverse_log_det, -log_det, rtol=tolerance)

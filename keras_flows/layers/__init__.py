@@ -12,12 +12,14 @@ from keras_flows.layers.learned_prior import LearnedPrior
 from keras_flows.layers.logit import Logit
 from keras_flows.layers.multi_scale import MultiScale
 from keras_flows.layers.partition import Partition
+from keras_flows.layers.patchify import Patchify
 from keras_flows.layers.permute import Permute
 from keras_flows.layers.repeat import Repeat
 from keras_flows.layers.rescale import Rescale
 from keras_flows.layers.spline_coupling import SplineCoupling
 from keras_flows.layers.squeeze import Squeeze
 from keras_flows.layers.standardize import Standardize
+from keras_flows.layers.token_partition import TokenPartition
 from keras_flows.networks.scaled_conv2d import ScaledConv2D
 
 __all__ = [
@@ -33,6 +35,7 @@ __all__ = [
     "Logit",
     "MultiScale",
     "Partition",
+    "Patchify",
     "Permute",
     "Repeat",
     "Rescale",
@@ -40,4 +43,5 @@ __all__ = [
     "SplineCoupling",
     "Squeeze",
     "Standardize",
+    "TokenPartition",
 ]

@@ -1,11 +1,13 @@
+import math
+
 import keras
 import tensorflow as tf
 from keras import ops
 
-from keras_flows.arguments import check_one_of
+from keras_flows.arguments import check_one_of, require
 from keras_flows.layers.coupling import Coupling
 
-SCALES = ("sigmoid", "half_sigmoid", "tanh", "exp")
+SCALES = ("sigmoid", "half_sigmoid", "max_sigmoid", "tanh", "exp")
 
 
 @keras.saving.register_keras_serializable(package="keras_flows")
@@ -23,13 +25,15 @@ class AffineCoupling(Coupling):
             channels for each channel that changes.
         scale: how s is bounded. "sigmoid": s = log sigmoid(h + 2) (Glow's code). "half_sigmoid":
             s = log((1 + sigmoid(h + 2)) / 2), whose inverse at most doubles; of a scale near 0 it
-            explodes (Behrmann et al. 2021, arXiv:2006.09347). "tanh": s = bound * tanh(h), with
-            `bound` one learned scalar (RealNVP's code). "exp": s = h.
+            explodes (Behrmann et al. 2021, arXiv:2006.09347). "max_sigmoid":
+            s = log(max_scale sigmoid(h)) (Jet). "tanh": s = bound * tanh(h), with `bound` one
+            learned scalar (RealNVP's code). "exp": s = h.
+        max_scale: for "max_sigmoid", positive. At 2 the coupling starts as the identity.
         bound_initializer, bound_regularizer: for `bound`. If it starts at 0, the output
             layer must not be zero-initialised, or neither of them learns.
 
     Raises:
-        ValueError: for an unknown scale.
+        ValueError: for an unknown scale, or a `max_scale` that is not positive.
     """
 
     parameters_per_channel = 2
@@ -41,6 +45,7 @@ class AffineCoupling(Coupling):
         partition="half",
         swap=False,
         scale="sigmoid",
+        max_scale=2.0,
         output_layer=None,
         bound_initializer="ones",
         bound_regularizer=None,
@@ -50,7 +55,13 @@ class AffineCoupling(Coupling):
             network, partition=partition, swap=swap, output_layer=output_layer, **kwargs
         )
         check_one_of(SCALES, scale=scale)
+        require(
+            0 < max_scale < math.inf,
+            "Argument `max_scale` must be positive and finite",
+            max_scale=max_scale,
+        )
         self.scale = scale
+        self.max_scale = max_scale
         self.bound_initializer = keras.initializers.get(bound_initializer)
         self.bound_regularizer = keras.regularizers.get(bound_regularizer)
 
@@ -78,6 +89,8 @@ class AffineCoupling(Coupling):
             return shift, ops.log_sigmoid(h + 2)
         if self.scale == "half_sigmoid":
             return shift, ops.log(0.5 + 0.5 * ops.sigmoid(h + 2))
+        if self.scale == "max_sigmoid":
+            return shift, math.log(self.max_scale) + ops.log_sigmoid(h)
         if self.scale == "tanh":
             return shift, self.bound * ops.tanh(h)
         return shift, h

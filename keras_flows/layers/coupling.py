@@ -33,7 +33,9 @@ class Coupling(Bijection):
             zero-initialised: a 3x3 `ScaledConv2D` for images, `Dense` for all else.
         condition_shape: of one example of the condition, which the network then sees behind x1:
             (n,) for floats (batch, n), or for labels in 0 .. n - 1; (height, width, n) for images,
-            of which it is pooled to the size. By default the condition is not read.
+            of which it is pooled to the size. One of tokens, (tokens, n), is the second argument of
+            a network whose call has one, `condition`, as `networks.ViT` has. By default the
+            condition is not read.
 
     Raises:
         ValueError: for an unknown partition, or an input with too few channels to divide.
@@ -81,7 +83,9 @@ class Coupling(Bijection):
         self.output_layer = output_layer
         self.condition_shape = condition_shape
         self._roles = Roles(get_partition(partition, self.dtype_policy), swap)
-        self._conditioning = None if condition_shape is None else Conditioning(condition_shape)
+        self._conditioning = None
+        if condition_shape is not None:
+            self._conditioning = Conditioning(condition_shape, network)
 
     @property
     def reads_condition(self):
@@ -108,12 +112,15 @@ class Coupling(Bijection):
     def build(self, input_shape):
         check_integers(1, parameters_per_channel=self.parameters_per_channel)
         shape, changed = self._roles.build(input_shape)
-        if self._conditioning is not None:
+        looked_at = ()
+        if self._looks_at_condition:
+            looked_at = (keras.KerasTensor((None, *self._conditioning.shape)),)
+        elif self._conditioning is not None:
             self._conditioning.build(shape)
             shape = (*shape[:-1], shape[-1] + self._conditioning.channels)
         # To call them builds them, those without a `build`, too.
         if self.network is not None:
-            shape = self.network(keras.KerasTensor(shape)).shape
+            shape = self.network(keras.KerasTensor(shape), *looked_at).shape
         wanted = (*changed[:-1], self.parameters_per_channel * changed[-1])
         if self.output_layer is None:
             self._default_output_layer = self._make_output_layer(wanted[-1], len(shape) == 4)
@@ -158,10 +165,14 @@ class Coupling(Bijection):
 
     def parameters_of(self, x1, condition=None, training=False):
         """The output layer of the network of x1 and the condition, in the bijection's dtype."""
-        further = () if self._conditioning is None else (self._conditioning.spread(condition, x1),)
+        further, looked_at = (), ()
+        if self._looks_at_condition:
+            looked_at = (self._conditioning.as_floats(condition, x1.dtype),)
+        elif self._conditioning is not None:
+            further = (self._conditioning.spread(condition, x1),)
         features = self._roles.conditioner_input(x1, *further)
         if self.network is not None:
-            features = self.network(features, training=training)
+            features = self.network(features, *looked_at, training=training)
         parameters = self._output_layer(features, training=training)
         return keras.ops.cast(parameters, self.compute_dtype)
 
@@ -173,6 +184,10 @@ class Coupling(Bijection):
         if log_slope is None:
             return y2, constant_log_det(0, x2)
         return y2, sum_over_event(self._roles.where_free(log_slope))
+
+    @property
+    def _looks_at_condition(self):
+        return self._conditioning is not None and self._conditioning.is_looked_at
 
     @property
     def _output_layer(self):

@@ -112,7 +112,7 @@ class Stacked(Bijection):
 
     def get_steps(self):
         """The steps, each a layer of its own with a copy of its weights."""
-        steps = [self._new_step((None, *self.event_shape)) for _ in range(self.depth)]
+        steps = [self._new_step((None, *self.event_shape), k) for k in range(self.depth)]
         for k, step in enumerate(steps):
             for variable, stack in zip(step.variables, self._stacks, strict=True):
                 variable.assign(stack[k])
@@ -170,14 +170,17 @@ class Stacked(Bijection):
         wanted = {id(variable) for variable in variables}
         return [i for i, variable in enumerate(self.step.variables) if id(variable) in wanted]
 
-    def _new_step(self, input_shape):
+    def _new_step(self, input_shape, k):
         step = type(self.step).from_config(self.step.get_config())
+        for layer in flatten_layers(step):
+            if hasattr(layer, "step_index"):
+                layer.step_index = k
         step.build(input_shape)
         return step
 
     def _initial_weights(self, input_shape):
         """The weights of `depth` new steps, stacked, as arrays."""
-        steps = (self._new_step(input_shape) for _ in range(self.depth))
+        steps = (self._new_step(input_shape, k) for k in range(self.depth))
         weights = ([ops.convert_to_numpy(v) for v in step.variables] for step in steps)
         return [np.stack(each) for each in zip(*weights, strict=True)]
 

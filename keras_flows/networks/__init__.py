@@ -9,6 +9,7 @@ from keras_flows.networks.res_net import ResNet
 from keras_flows.networks.residual_conv_net import ResidualConvNet
 from keras_flows.networks.residual_mlp import ResidualMLP
 from keras_flows.networks.scaled_conv2d import ScaledConv2D
+from keras_flows.networks.vit import ViT
 from keras_flows.networks.weight_norm_conv2d import WeightNormConv2D
 
 __all__ = [
@@ -18,5 +19,6 @@ __all__ = [
     "ResidualConvNet",
     "ResidualMLP",
     "ScaledConv2D",
+    "ViT",
     "WeightNormConv2D",
 ]

@@ -1,0 +1,134 @@
+import math
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import ops
+
+from keras_flows.arguments import require
+from keras_flows.layers.partition import Partition
+
+CHANNELS = "channels"
+KINDS = (
+    CHANNELS,
+    *("checkerboard", "checkerboard-inv"),
+    *("vstripes", "vstripes-inv", "hstripes", "hstripes-inv"),
+)
+
+
+@keras.saving.register_keras_serializable(package="keras_flows")
+class TokenPartition(Partition):
+    """Halves of tokens (batch, tokens, channels), both (batch, tokens, channels / 2).
+
+    Jet (Kolesnikov et al. 2024, arXiv:2412.15129), section 3. Half of the channels of all tokens,
+    or all channels of half of the tokens, of which each is then two rows: because the halves are of
+    one shape, couplings of both kinds are steps of one `Repeat`. Either is a permutation of all
+    elements, and a constant weight.
+
+    Args:
+        kinds: one name, or several that the steps of a `Repeat` take in turn. "channels": of each
+            token the same channels, half of them, drawn at random. Of the tokens, which form a
+            grid of rows i and columns j: "checkerboard", those with i + j even are the first half;
+            "vstripes", those with j even; "hstripes", those with i even. With "-inv" behind these
+            names, the two halves change places.
+        grid: (rows, columns) of the tokens, for all kinds but "channels".
+
+    Raises:
+        ValueError: for an unknown kind, or tokens that it cannot halve.
+
+    Example: `layers.TokenPartition(("channels", "checkerboard"), grid=(8, 8))`.
+    """
+
+    def __init__(self, kinds, grid=None, **kwargs):
+        super().__init__(**kwargs)
+        self._in_turn = (kinds,) if isinstance(kinds, str) else tuple(kinds)
+        require(
+            self._in_turn and all(kind in KINDS for kind in self._in_turn),
+            f"Argument `kinds` must be one or several of {KINDS}",
+            kinds=kinds,
+        )
+        self.kinds = kinds
+        self.grid = grid
+
+    def build(self, input_shape):
+        if len(input_shape) != 3 or input_shape[2] % 2:
+            raise ValueError(
+                "TokenPartition needs tokens (batch, tokens, channels) of an even number of "
+                f"channels. Received: shape {tuple(input_shape)}"
+            )
+        _, tokens, channels = input_shape
+        self._half = (tokens, channels // 2)
+        kind = self._in_turn[self.step_index % len(self._in_turn)]
+        order = self._order_of(kind, tokens, channels)
+        self.order = self._constant("order", order)
+        self.back = self._constant("back", np.argsort(order))
+
+    def split(self, x):
+        x = _permute(ops.reshape(x, (-1, self.order.shape[0])), self.order, self.back)
+        first, second = tf.split(x, 2, axis=1)
+        return ops.reshape(first, (-1, *self._half)), ops.reshape(second, (-1, *self._half))
+
+    def merge(self, first, second):
+        tokens, channels = self._half
+        flat = [ops.reshape(half, (-1, tokens * channels)) for half in (first, second)]
+        x = _permute(ops.concatenate(flat, axis=1), self.back, self.order)
+        return ops.reshape(x, (-1, tokens, 2 * channels))
+
+    def compute_output_shape(self, input_shape):
+        return ((input_shape[0], *self._half),) * 2
+
+    def _order_of(self, kind, tokens, channels):
+        """All elements, by their place among all: those of the first half, then of the second."""
+        elements = np.arange(tokens * channels).reshape(tokens, channels)
+        if kind == CHANNELS:
+            halves = np.split(elements[:, _draw_order(channels)], 2, axis=1)
+        else:
+            is_second = self._are_second(kind, tokens)
+            halves = elements[~is_second], elements[is_second]
+        return np.concatenate([half.ravel() for half in halves])
+
+    def _are_second(self, kind, tokens):
+        """Which of the tokens are the second half, (tokens,)."""
+        grid = self.grid or ()
+        require(
+            len(grid) == 2 and math.prod(grid) == tokens,
+            f"Argument `grid` must be (rows, columns) of the {tokens} tokens for kind {kind!r}",
+            grid=self.grid,
+        )
+        pattern, _, inverse = kind.partition("-")
+        row, column = np.indices(grid).reshape(2, -1)
+        place = {"checkerboard": row + column, "vstripes": column, "hstripes": row}[pattern]
+        require(
+            2 * np.sum(place % 2) == tokens,
+            f"Argument `kinds` has {kind!r}, which does not halve a grid of {grid[0]}x{grid[1]} "
+            "tokens",
+            kinds=self.kinds,
+        )
+        return place % 2 != (1 if inverse else 0)
+
+    def _constant(self, name, value):
+        return self.add_weight(
+            name=name,
+            shape=value.shape,
+            dtype="int32",
+            initializer=lambda shape, dtype: ops.convert_to_tensor(value, dtype),
+            trainable=False,
+        )
+
+
+def _draw_order(size):
+    """A random order of 0 .. size - 1, from Keras' global seed."""
+    draw = keras.initializers.RandomUniform(0, 1)
+    with tf.init_scope():
+        return np.argsort(ops.convert_to_numpy(draw((size,))))
+
+
+def _permute(x, order, back):
+    """x (batch, n) in the order given, which `back` undoes."""
+    return _gather(x, ops.convert_to_tensor(order), ops.convert_to_tensor(back))
+
+
+@tf.custom_gradient
+def _gather(x, order, back):
+    """TensorFlow's own gradient sums, as if an element could be there twice."""
+    return tf.gather(x, order, axis=1), lambda dy: (_gather(dy, back, order), None, None)

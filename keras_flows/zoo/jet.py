@@ -1,0 +1,144 @@
+import keras
+
+from keras_flows import layers
+from keras_flows.arguments import check_input_shape, check_integers, require
+from keras_flows.condition_features import condition_of_layers
+from keras_flows.flow import Flow
+from keras_flows.networks import ViT
+
+# What the released code has by default.
+IN_TURN = ("channels", "channels", "checkerboard", "channels", "channels", "checkerboard-inv")
+
+
+@keras.saving.register_keras_serializable(package="keras_flows")
+class Jet(Flow):
+    """Jet: a flow of affine couplings with vision transformers.
+
+    Kolesnikov, Pinto and Tschannen 2024 (arXiv:2412.15129), the released code where paper and code
+    differ. Images, scaled to [-1, 1], are cut into patches, the tokens; then `depth` couplings,
+    each of half of the channels of all tokens or of half of the tokens, in one loop. It starts as
+    the identity, if `max_scale` is 2. Vectors are refused.
+
+    Args:
+        input_shape: (height, width, channels).
+        patch_size: it divides height and width, and a patch has an even number of values. By
+            default 4, 2 or 1: the first that leaves an even number of patches, or else that fits.
+        depth: number of couplings.
+        width: of the transformers' tokens.
+        num_blocks: of each transformer.
+        num_heads: of the attention; it divides `width`.
+        partitions: kinds of `layers.TokenPartition`, which the couplings take in turn. By default
+            two of "channels", "checkerboard", two of "channels", "checkerboard-inv"; of an odd
+            number of patches "channels" alone.
+        max_scale: m; a coupling scales by less than it.
+        reversible: as for `Glow`.
+        num_classes, condition_shape, condition_network: as for `Flow`; all couplings read the
+            condition. To one of tokens, (tokens, n), the transformers attend. An image can be one
+            by the condition_network `layers.Patchify(patch_size)`, for instance.
+        bits, adapt_examples, seed: as for `Flow`.
+
+    Raises:
+        ValueError: for arguments out of range, patches that do not divide the image or that
+            `partitions` cannot halve.
+    """
+
+    def __init__(
+        self,
+        input_shape,
+        *,
+        patch_size=None,
+        depth=8,
+        width=64,
+        num_blocks=1,
+        num_heads=4,
+        partitions=None,
+        max_scale=2.0,
+        reversible=False,
+        num_classes=None,
+        condition_shape=None,
+        condition_network=None,
+        bits=None,
+        adapt_examples=None,
+        seed=None,
+        dtype=None,
+        **kwargs,
+    ):
+        check_input_shape(input_shape)
+        require(
+            len(input_shape) == 3,
+            "Argument `input_shape` must be (height, width, channels): Jet is for images",
+            input_shape=input_shape,
+        )
+        check_integers(1, depth=depth)
+        patch_size = _resolve_patch_size(patch_size, input_shape)
+        grid = tuple(size // patch_size for size in input_shape[:2])
+        if partitions is None:
+            partitions = IN_TURN if 0 in (grid[0] % 2, grid[1] % 2) else ("channels",)
+        condition = condition_of_layers(num_classes, condition_shape, condition_network)
+        require(
+            condition is None or len(condition) < 3,
+            "Jet reads conditions of shape (n,) or (tokens, n). Of images, let a "
+            "`condition_network` make tokens, as `layers.Patchify(patch_size)` does",
+            condition_shape=condition,
+        )
+
+        bins = 2 ** (8 if bits is None else bits)
+        coupling = layers.AffineCoupling(
+            ViT(width, num_blocks, num_heads=num_heads, dtype=dtype),
+            partition=layers.TokenPartition(partitions, grid, dtype=dtype),
+            scale="max_sigmoid",
+            max_scale=max_scale,
+            condition_shape=condition,
+            dtype=dtype,
+        )
+        super().__init__(
+            layers.Chain(
+                [
+                    layers.Rescale(2 / (bins - 1), -1.0, dtype=dtype),
+                    layers.Patchify(patch_size, dtype=dtype),
+                    layers.Repeat(coupling, depth, reversible=reversible, dtype=dtype),
+                    layers.Flatten(dtype=dtype),
+                ],
+                dtype=dtype,
+            ),
+            input_shape,
+            bits=bits,
+            num_classes=num_classes,
+            condition_shape=condition_shape,
+            condition_network=condition_network,
+            adapt_examples=adapt_examples,
+            seed=seed,
+            dtype=dtype,
+            **kwargs,
+        )
+        self.patch_size = patch_size
+        self.depth = depth
+        self.width = width
+        self.num_blocks = num_blocks
+        self.num_heads = num_heads
+        self.partitions = partitions
+        self.max_scale = max_scale
+        self.reversible = reversible
+
+
+def _resolve_patch_size(patch_size, input_shape):
+    """`patch_size`, or by default one that fits; ValueError, with those that do, if none does."""
+    if patch_size is not None:
+        check_integers(1, patch_size=patch_size)
+    height, width, channels = input_shape
+    fit = [
+        size
+        for size in range(1, min(height, width) + 1)
+        if height % size == width % size == 0 and channels * size**2 % 2 == 0
+    ]
+    require(
+        fit and patch_size in (None, *fit),
+        "Argument `patch_size` must divide height and width, into patches of an even number of "
+        f"values. Of input_shape={tuple(input_shape)} those that fit are {fit or 'none'}",
+        patch_size=patch_size,
+    )
+    if patch_size is not None:
+        return patch_size
+    small = [size for size in (4, 2, 1) if size in fit] or fit
+    even = [size for size in small if height * width // size**2 % 2 == 0]
+    return (even or small)[0]
