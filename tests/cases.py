@@ -10,12 +10,13 @@ from keras import ops
 from keras_flows import Bijection, layers
 from keras_flows.bijection import sum_over_event
 from keras_flows.layers.coupling import Coupling
-from keras_flows.networks import MLP, ConvNet, ResidualMLP, ResNet, WeightNormConv2D
+from keras_flows.networks import MLP, ConvNet, ResidualMLP, ResNet, ViT, WeightNormConv2D
 
 BATCH = 4
 LABELS = np.array([0, 2, 1, 2])  # one for each of a batch
 FEATURES = np.random.default_rng(1).normal(size=(BATCH, 2))
 MAPS = np.random.default_rng(2).normal(size=(BATCH, 4, 8, 2))
+SEQUENCES = np.random.default_rng(3).normal(size=(BATCH, 5, 2))
 
 VECTOR = (5,)
 TOKENS = (3, 4)
@@ -96,6 +97,12 @@ class SinhCoupling(Coupling):
 def step(network):
     """A step of Glow."""
     return [layers.ActNorm(), layers.InvertibleConv1x1(), layers.AffineCoupling(network)]
+
+
+def token_coupling(*kinds, network=None, **options):
+    """Of a grid of 2x3 tokens."""
+    partition = layers.TokenPartition(kinds, grid=(2, 3))
+    return layers.AffineCoupling(network or MLP(6), partition=partition, **options)
 
 
 CASES = {
@@ -181,6 +188,16 @@ CASES = {
         IMAGE,
         None,
     ),
+    "affine_channels_of_tokens": (
+        lambda: token_coupling("channels", network=ViT(4, num_heads=2), scale="max_sigmoid"),
+        (6, 4),
+        None,
+    ),
+    "affine_half_of_tokens_swap": (
+        lambda: token_coupling("checkerboard-inv", scale="max_sigmoid", max_scale=3, swap=True),
+        (6, 2),
+        None,
+    ),
     "batch_norm": (layers.BatchNorm, VECTOR, None),
     "batch_norm_image": (layers.BatchNorm, IMAGE, None),
     "batch_norm_half_swap": (lambda: layers.BatchNorm(partition="half", swap=True), IMAGE, None),
@@ -212,6 +229,11 @@ CASES = {
         lambda: layers.AffineCoupling(ConvNet(4), condition_shape=(4, 8, 2)),
         IMAGE,
         MAPS,
+    ),
+    "coupling_of_sequences": (
+        lambda: layers.AdditiveCoupling(ViT(4, num_heads=2), condition_shape=(5, 2)),
+        TOKENS,
+        SEQUENCES,
     ),
     "chain": (lambda: layers.Chain([layers.Logit(), layers.ActNorm()]), VECTOR, None),
     "chain_nested": (
@@ -268,6 +290,8 @@ CASES = {
         (6,),
         None,
     ),
+    "patchify": (lambda: layers.Patchify(2), (4, 2, 3), None),
+    "patchify_channel": (lambda: layers.Patchify(3, order="channel"), (6, 3, 2), None),
     "permute": (layers.Permute, VECTOR, None),
     "permute_image": (lambda: layers.Permute([2, 0, 1]), IMAGE, None),
     "repeat": (lambda: layers.Repeat(layers.Chain(step(MLP(6))), 3), VECTOR, None),
@@ -300,6 +324,19 @@ CASES = {
         ),
         TOKENS,
         FEATURES,
+    ),
+    "repeat_of_sequences": (
+        lambda: layers.Repeat(
+            token_coupling(
+                *("hstripes", "channels", "checkerboard"),
+                network=ViT(4, num_heads=2),
+                condition_shape=(5, 2),
+            ),
+            3,
+            reversible=True,
+        ),
+        (6, 2),
+        SEQUENCES,
     ),
     "repeat_of_batch_norm": (lambda: layers.Repeat(layers.BatchNorm(), 2), VECTOR, None),
     "repeat_of_classes": (

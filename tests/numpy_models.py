@@ -256,3 +256,79 @@ def scaled_convolution(x, layer):
 
 def scaled_linear(x, layer):
     return (x @ layer["kernel"] + layer["bias"]) * np.exp(3 * layer["log_scale"])
+
+
+# Jet: section 3, as released.
+
+
+def jet(x, weights, patch, grid, max_scale, bits=8):
+    """`weights`: for each coupling its "kind", the "order" of channels, and its network's."""
+    rows, columns = grid
+    half_range = (2**bits - 1) / 2
+    x = x / half_range - 1
+    tokens = np.empty((len(x), rows * columns, patch * patch * x.shape[-1]))
+    for r in range(rows):
+        for c in range(columns):
+            cells = x[:, r * patch : (r + 1) * patch, c * patch : (c + 1) * patch]
+            tokens[:, r * columns + c] = flat(cells)
+    log_prob = -x[0].size * np.log(half_range)
+    for coupling in weights:
+        tokens, log_det = jet_coupling(tokens, coupling, columns, max_scale)
+        log_prob = log_prob + log_det
+    return flat(tokens), normal_log_density(tokens) + log_prob
+
+
+def jet_coupling(x, coupling, columns, max_scale):
+    batch, number, channels = x.shape
+    z, kind = x.copy(), coupling["kind"]
+    if kind == "channels":
+        first, second = np.split(coupling["order"], 2)
+        x1, x2 = x[..., first], x[..., second]
+    else:
+        places = [divmod(token, columns) for token in range(number)]
+        odd = {
+            "checkerboard": [(r + c) % 2 for r, c in places],
+            "vstripes": [c % 2 for _, c in places],
+            "hstripes": [r % 2 for r, _ in places],
+        }[kind.removesuffix("-inv")]
+        first, second = (np.flatnonzero(np.equal(odd, parity)) for parity in (0, 1))
+        if kind.endswith("-inv"):
+            first, second = second, first
+        x1, x2 = (x[:, half].reshape(batch, number, channels // 2) for half in (first, second))
+    shift, raw = np.split(vit(x1, coupling["network"]), 2, axis=-1)
+    scale = max_scale * sigmoid(raw)
+    x2 = (x2 + shift) * scale
+    if kind == "channels":
+        z[..., second] = x2
+    else:
+        z[:, second] = x2.reshape(batch, number // 2, channels)
+    return z, total(np.log(scale))
+
+
+def vit(x, net):
+    x = linear(x, net["in"]) + net["places"]
+    for block in net["blocks"]:
+        x = x + attention(layer_norm(x, block["norm_1"]), block)
+        h = linear(layer_norm(x, block["norm_2"]), block["wide"])
+        h = 0.5 * h * (1 + np.tanh(np.sqrt(2 / np.pi) * (h + 0.044715 * h**3)))
+        x = x + linear(h, block["narrow"])
+    return linear(layer_norm(x, net["norm_out"]), net["out"])
+
+
+def attention(x, block):
+    q, k, v = (linear(x, block[name]) for name in ("query", "key", "value"))
+    heads = []
+    for head in np.split(np.arange(q.shape[-1]), block["num_heads"]):
+        scores = np.einsum("bqd,bkd->bqk", q[..., head], k[..., head]) / np.sqrt(len(head))
+        shares = np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
+        heads.append(shares @ v[..., head])
+    return linear(np.concatenate(heads, axis=-1), block["out"])
+
+
+def layer_norm(x, norm):
+    x = x - x.mean(-1, keepdims=True)
+    return x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6) * norm["gamma"] + norm["beta"]
+
+
+def linear(x, layer):
+    return x @ layer["kernel"] + layer["bias"]

@@ -244,3 +244,56 @@ def test_classifier_is_part_of_the_loss_but_not_of_bits_per_dim(conditional_glow
         weights["classifier"]["bias"] = bias
         slope = (losses[0] - losses[1]) / 2e-3
         assert change[i] == pytest.approx(-slope, rel=1e-3)
+
+
+# Jet.
+
+
+@pytest.mark.parametrize(
+    ("shape", "patch_size", "partitions", "options"),
+    [
+        ((4, 8, 3), 2, ("channels", "vstripes", "hstripes-inv", "checkerboard"), {"bits": 5}),
+        ((6, 4, 1), 2, ("checkerboard-inv", "channels", "vstripes-inv"), {"max_scale": 3.0}),
+    ],
+)
+def test_jet(shape, patch_size, partitions, options):
+    """Both networks of two blocks and two heads; a grid of an odd number of rows."""
+    model = make(
+        *(zoo.Jet, shape),
+        **{"patch_size": patch_size, "partitions": partitions, "depth": len(partitions)},
+        **{"width": 6, "num_blocks": 2, "num_heads": 2, **options},
+    )
+
+    def dense(layer):
+        return arrays(layer, "kernel", "bias")
+
+    def norm(layer):
+        return arrays(layer, "gamma", "beta")
+
+    def coupling(kind, layer):
+        channels = patch_size**2 * shape[-1]
+        order = layer.partition.order.numpy().reshape(2, -1, channels // 2)
+        network, blocks = layer.network, []
+        for norm_1, attention, norm_2, wide, narrow in network._blocks:
+            inner = {
+                name: getattr(attention, f"_{name}") for name in ("query", "key", "value", "out")
+            }
+            block = {"norm_1": norm(norm_1), "norm_2": norm(norm_2), "num_heads": 2}
+            block |= {name: dense(each) for name, each in inner.items()}
+            blocks.append({**block, "wide": dense(wide), "narrow": dense(narrow)})
+        net = {
+            "in": dense(network._input_layer),
+            "places": network.places.numpy(),
+            "blocks": blocks,
+            "norm_out": norm(network._output_norm),
+            "out": dense(layer._output_layer),
+        }
+        # Of the first token, whose channels are the first elements.
+        return {"kind": kind, "order": order[:, 0].ravel(), "network": net}
+
+    steps = model.bijection.layers[2].get_steps()
+    weights = [coupling(*each) for each in zip(partitions, steps, strict=True)]
+    grid = [size // patch_size for size in shape[:2]]
+    x = images(shape, model.bits)
+    z, log_prob = numpy_models.jet(x, weights, patch_size, grid, model.max_scale, model.bits)
+    check(model, x, z, log_prob)
