@@ -7,6 +7,7 @@ from keras_flows.arguments import check_integers, require
 from keras_flows.bijection import Bijection, add_gradients, constant_log_det, sum_over_event
 from keras_flows.layers.conditioning import Conditioning
 from keras_flows.layers.partition import Roles, get_partition
+from keras_flows.networks.rows import by_rows
 from keras_flows.networks.scaled_conv2d import ScaledConv2D
 from keras_flows.results import check_pair, missing
 
@@ -173,7 +174,10 @@ class Coupling(Bijection):
         features = self._roles.conditioner_input(x1, *further)
         if self.network is not None:
             features = self.network(features, *looked_at, training=training)
-        parameters = self._output_layer(features, training=training)
+        if self.output_layer is None and len(features.shape) < 4:
+            parameters = by_rows(self._default_output_layer, features)
+        else:
+            parameters = self._output_layer(features, training=training)
         return keras.ops.cast(parameters, self.compute_dtype)
 
     def _where_free(self, transform, x2, parameters):

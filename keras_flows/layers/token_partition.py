@@ -41,13 +41,13 @@ class TokenPartition(Partition):
 
     def __init__(self, kinds, grid=None, **kwargs):
         super().__init__(**kwargs)
-        self._in_turn = (kinds,) if isinstance(kinds, str) else tuple(kinds)
+        in_turn = [kinds] if isinstance(kinds, str) else kinds
         require(
-            self._in_turn and all(kind in KINDS for kind in self._in_turn),
+            np.iterable(in_turn) and len(in_turn) and all(kind in KINDS for kind in in_turn),
             f"Argument `kinds` must be one or several of {KINDS}",
             kinds=kinds,
         )
-        self.kinds = kinds
+        self.kinds = tuple(in_turn)
         self.grid = grid
 
     def build(self, input_shape):
@@ -58,7 +58,7 @@ class TokenPartition(Partition):
             )
         _, tokens, channels = input_shape
         self._half = (tokens, channels // 2)
-        kind = self._in_turn[self.step_index % len(self._in_turn)]
+        kind = self.kinds[self.step_index % len(self.kinds)]
         order = self._order_of(kind, tokens, channels)
         self.order = self._constant("order", order)
         self.back = self._constant("back", np.argsort(order))
@@ -89,22 +89,21 @@ class TokenPartition(Partition):
 
     def _are_second(self, kind, tokens):
         """Which of the tokens are the second half, (tokens,)."""
-        grid = self.grid or ()
         require(
-            len(grid) == 2 and math.prod(grid) == tokens,
-            f"Argument `grid` must be (rows, columns) of the {tokens} tokens for kind {kind!r}",
+            np.shape(self.grid) == (2,) and math.prod(self.grid) == tokens,
+            f"Argument `grid` must be (rows, columns) of the {tokens} tokens, for {kind!r}",
             grid=self.grid,
         )
         pattern, _, inverse = kind.partition("-")
-        row, column = np.indices(grid).reshape(2, -1)
+        row, column = np.indices(self.grid).reshape(2, -1)
         place = {"checkerboard": row + column, "vstripes": column, "hstripes": row}[pattern]
         require(
             2 * np.sum(place % 2) == tokens,
-            f"Argument `kinds` has {kind!r}, which does not halve a grid of {grid[0]}x{grid[1]} "
-            "tokens",
+            f"Argument `kinds` must halve the tokens, as {kind!r} does not those of the grid",
             kinds=self.kinds,
+            grid=self.grid,
         )
-        return place % 2 != (1 if inverse else 0)
+        return place % 2 != bool(inverse)
 
     def _constant(self, name, value):
         return self.add_weight(

@@ -2,6 +2,8 @@ import keras
 import tensorflow as tf
 from keras import ops
 
+from keras_flows.networks.rows import by_rows
+
 
 class _Attention(keras.layers.Layer):
     """Tokens that look at tokens: softmax(q k^T / sqrt(d)) v in each of `num_heads` heads.
@@ -36,12 +38,12 @@ class _Attention(keras.layers.Layer):
 
     def call(self, inputs, context=None):
         context = inputs if context is None else context
-        query = self._in_heads(self._query(inputs)) * self._head_size**-0.5
-        key, value = (self._in_heads(layer(context)) for layer in (self._key, self._value))
+        query = self._in_heads(by_rows(self._query, inputs)) * self._head_size**-0.5
+        key, value = (self._in_heads(by_rows(layer, context)) for layer in (self._key, self._value))
         shares = tf.nn.softmax(tf.matmul(query, key, transpose_b=True))
         heads = ops.transpose(tf.matmul(shares, value), (0, 2, 1, 3))
         width = self.num_heads * self._head_size
-        return self._out(ops.reshape(heads, (-1, heads.shape[1], width)))
+        return by_rows(self._out, ops.reshape(heads, (-1, heads.shape[1], width)))
 
     def _in_heads(self, x):
         """(batch, tokens, width) as (batch, heads, tokens, head size)."""

@@ -1,6 +1,7 @@
 import keras
 
 from keras_flows.arguments import check_integers
+from keras_flows.networks.rows import by_rows
 from keras_flows.serialization import ConstructorConfig
 
 
@@ -33,5 +34,5 @@ class MLP(ConstructorConfig, keras.layers.Layer):
 
     def call(self, inputs):
         for layer in self._layers_in_order:
-            inputs = layer(inputs)
+            inputs = by_rows(layer, inputs)
         return inputs

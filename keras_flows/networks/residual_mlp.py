@@ -3,6 +3,7 @@ from keras import ops
 
 from keras_flows.arguments import check_integers, require
 from keras_flows.networks.dropout import _Dropout
+from keras_flows.networks.rows import by_rows
 from keras_flows.serialization import ConstructorConfig
 
 
@@ -58,10 +59,10 @@ class ResidualMLP(ConstructorConfig, keras.layers.Layer):
         return (*input_shape[:-1], self.width)
 
     def call(self, inputs, training=False):
-        x = self._input_layer(inputs)
+        x = by_rows(self._input_layer, inputs)
         for first, *dropout, last in self._blocks:
-            h = ops.relu(first(ops.relu(x)))
+            h = ops.relu(by_rows(first, ops.relu(x)))
             for layer in dropout:
                 h = layer(h, training=training)
-            x = x + last(h)
+            x = x + by_rows(last, h)
         return x

@@ -5,6 +5,7 @@ import tensorflow as tf
 
 from keras_flows.arguments import check_integers, require
 from keras_flows.networks.attention import _Attention
+from keras_flows.networks.rows import by_rows
 from keras_flows.serialization import ConstructorConfig
 
 EPSILON = 1e-6
@@ -96,12 +97,12 @@ class ViT(ConstructorConfig, keras.layers.Layer):
         return (*inputs_shape[:-1], self.width)
 
     def call(self, inputs, condition=None):
-        x = self._input_layer(inputs) + self.places
+        x = by_rows(self._input_layer, inputs) + self.places
         if self._condition_attention is not None:
             x = x + self._condition_attention(x, condition)
         for norm_1, attention, norm_2, wide, narrow in self._blocks:
             x = x + attention(norm_1(x))
-            x = x + narrow(_gelu(wide(norm_2(x))))
+            x = x + by_rows(narrow, _gelu(by_rows(wide, norm_2(x))))
         return self._output_norm(x)
 
 

@@ -116,7 +116,7 @@ class Jet(Flow):
         self.width = width
         self.num_blocks = num_blocks
         self.num_heads = num_heads
-        self.partitions = partitions
+        self.partitions = coupling.partition.kinds
         self.max_scale = max_scale
         self.reversible = reversible
 
