@@ -276,13 +276,17 @@ def make_jet(golden, **options):
 
 
 @pytest.mark.parametrize(
-    ("name", "options"),
+    ("name", "options", "policy"),
     [
-        ("jet", {"patch_size": 4, "width": 32, "num_blocks": 2}),
-        ("jet_nonsquare", {"patch_size": 2, "width": 16, "num_blocks": 1, "max_scale": 3.0}),
+        pytest.param(name, options, policy, marks=pytest.mark.slow if slow else ())
+        for name, options, slow in [
+            ("jet", {"patch_size": 4, "width": 32, "num_blocks": 2}, True),
+            ("jet_nonsquare", {"patch_size": 2, "width": 16, "max_scale": 3.0}, False),
+        ]
+        for policy in ("float32", "float64")
     ],
+    indirect=["policy"],
 )
-@pytest.mark.parametrize("policy", ["float32", "float64"], indirect=True)
 def test_jet(name, options, policy):
     golden, bits = load(name), policy.removeprefix("float")
     model = make_jet(golden, depth=9, num_heads=2, **options)
