@@ -24,6 +24,7 @@ MODELS = {
     "glow": lambda: zoo.Glow((8, 8, 1), levels=1, depth=2, width=4, num_classes=2),
     "real_nvp": lambda: zoo.RealNVP((8, 8, 1), levels=2, depth=2, width=4, num_blocks=1),
     "nice": lambda: zoo.NICE((8, 8, 1), depth=4, width=4, num_hidden=1),
+    "jet": lambda: zoo.Jet((8, 8, 1), depth=3, width=4, num_heads=2, num_classes=2),
     "spline": lambda: Flow(
         layers.Chain(spline_layers(condition_shape=(8, 8, 2))), (8, 8, 1), condition_shape=(8, 8, 2)
     ),

@@ -48,6 +48,14 @@ def half_precision_vectors():
     return model, VECTORS, {"condition": FEATURES}
 
 
+def jet_of_sequences():
+    condition = {"condition_shape": (2,), "condition_network": keras.layers.Reshape((2, 1))}
+    model = zoo.Jet((4, 4, 1), patch_size=2, depth=3, width=4, num_heads=2, bits=5, **condition)
+    model.adapt(IMAGES, FEATURES)
+    perturb(model)
+    return model, IMAGES, {"condition": FEATURES}
+
+
 def double_precision_vectors():
     model = zoo.NICE((3,), depth=2, width=4, num_hidden=1, dtype="float64")
     model.adapt(VECTORS)
@@ -55,6 +63,7 @@ def double_precision_vectors():
 
 
 MODELS = (image_glow, half_precision_vectors, double_precision_vectors)
+JET = pytest.param(jet_of_sequences, marks=pytest.mark.slow)  # it takes as long as these together
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +72,7 @@ def exports(tmp_path_factory):
     return functools.cache(lambda make: export(make, tmp_path_factory.mktemp("e") / "model/1"))
 
 
-@pytest.fixture(params=MODELS)
+@pytest.fixture(params=[*MODELS, JET])
 def exported(request, exports):
     return exports(request.param)
 
@@ -127,6 +136,7 @@ on_images_and_vectors = pytest.mark.parametrize(
     [
         image_glow,
         *(pytest.param(make, marks=pytest.mark.slow) for make in MODELS if make is not image_glow),
+        JET,
     ],
     indirect=True,
 )

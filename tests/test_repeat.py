@@ -497,8 +497,12 @@ def test_regularizers_and_constraints_are_those_of_single_steps():
             ),
             marks=pytest.mark.slow,
         ),
+        pytest.param(
+            lambda **options: zoo.Jet((4, 4, 1), depth=3, width=4, seed=0, **options),
+            marks=pytest.mark.slow,
+        ),
     ],
-    ids=["Glow", "NICE", "RealNVP"],
+    ids=["Glow", "NICE", "RealNVP", "Jet"],
 )
 def test_reversible_models_take_the_same_weights_and_learn_the_same(make, tmp_path):
     keras.utils.set_random_seed(0)

@@ -130,4 +130,4 @@ def _permute(x, order, back):
 @tf.custom_gradient
 def _gather(x, order, back):
     """TensorFlow's own gradient sums, as if an element could be there twice."""
-    return tf.gather(x, order, axis=1), lambda dy: (_gather(dy, back, order), None, None)
+    return tf.gather(x, order, axis=1), lambda dz: (tf.gather(dz, back, axis=1), None, None)
