@@ -87,7 +87,28 @@ def nsf_count(input_shape, levels, depth, width, num_blocks, bins, multi_scale, 
     return total
 
 
-COUNTS = {"nice": nice_count, "realnvp": real_nvp_count, "glow": glow_count, "nsf": nsf_count}
+def jet_trained(input_shape, patch_size, depth, width, num_blocks, **_):
+    tokens = math.prod(input_shape[:2]) // patch_size**2
+    channels = patch_size**2 * input_shape[-1]
+    norm, attention = 2 * width, 4 * (width + 1) * width
+    mlp = (width + 1) * 4 * width + (4 * width + 1) * width
+    ends = (channels // 2 + 1) * width + tokens * width + norm + (width + 1) * channels
+    return depth * (ends + num_blocks * (2 * norm + attention + mlp))
+
+
+def jet_count(input_shape, depth, **options):
+    """The orders of all values by which they are halved, and back, too."""
+    orders = 2 * depth * math.prod(input_shape)
+    return jet_trained(input_shape, depth=depth, **options) + orders
+
+
+COUNTS = {
+    "nice": nice_count,
+    "realnvp": real_nvp_count,
+    "glow": glow_count,
+    "nsf": nsf_count,
+    "jet": jet_count,
+}
 
 
 def count(name, **changes):
@@ -119,6 +140,7 @@ def test_there_is_a_preset_for_each_model_of_the_papers():
         "realnvp": 5,
         "glow": 8,
         "nsf": 1,
+        "jet": 1,
     }
 
 
@@ -133,6 +155,10 @@ def test_sizes_as_published():
     # Trained, and of L and U without their zeros, 11.8 million, as in the paper's table.
     fixed = sum(8 * (2 * n**2 + n) for n in (12, 48, 192)) + 21 * (6 * 96 + 6) + 1
     assert round((count("nsf_paper_cifar10") - fixed) / 1e6, 1) == 11.8
+    # The released code's own, for this configuration and for the larger one that it names.
+    jet = read("jet_paper_imagenet64", "config")["config"]
+    assert round(jet_trained(**jet) / 1e6, 1) == 207.2
+    assert round(jet_trained(**{**jet, "depth": 64, "num_blocks": 5}) / 1e6, 1) == 1019.6
     assert expected_latent_shapes("glow_paper_cifar10") == [(16, 16, 6), (8, 8, 12), (4, 4, 48)]
     # RealNVP, section 4.1: the last scale has 4x4 cells; on CIFAR-10 there is but one squeeze.
     assert expected_latent_shapes("realnvp_paper_imagenet32")[-1][:2] == (4, 4)
@@ -154,9 +180,10 @@ def of_one_kind():
 def test_small_model_of_the_preset_has_what_the_formulas_say(name):
     small = {"width": 4, "depth": 1}
     small |= {"num_blocks": 2} if name.startswith(("realnvp", "nsf")) else {}
+    small |= {"num_heads": 2} if name.startswith("jet") else {}
     model = build(name, **small)
     assert model.count_params() == count(name, **small)
-    if not name.startswith(("nice", "nsf")):
+    if not name.startswith(("nice", "nsf", "jet")):
         assert latent_shapes(model) == expected_latent_shapes(name)
 
 
@@ -166,7 +193,7 @@ def test_parameters_at_full_size(name):
     model = build(name)
     assert model.count_params() == read(name, "metadata")["parameter_count"]
     for key, value in read(name, "config")["config"].items():
-        assert getattr(model, key) == (tuple(value) if key == "input_shape" else value)
+        assert getattr(model, key) == (tuple(value) if isinstance(value, list) else value)
 
 
 @pytest.mark.parametrize("name", NAMES)
