@@ -230,11 +230,6 @@ CASES = {
         IMAGE,
         MAPS,
     ),
-    "coupling_of_sequences": (
-        lambda: layers.AdditiveCoupling(ViT(4, num_heads=2), condition_shape=(5, 2)),
-        TOKENS,
-        SEQUENCES,
-    ),
     "chain": (lambda: layers.Chain([layers.Logit(), layers.ActNorm()]), VECTOR, None),
     "chain_nested": (
         lambda: layers.Chain(
