@@ -323,11 +323,11 @@ CASES = {
     "repeat_of_sequences": (
         lambda: layers.Repeat(
             token_coupling(
-                *("hstripes", "channels", "checkerboard"),
+                *("channels", "hstripes"),
                 network=ViT(4, num_heads=2),
                 condition_shape=(5, 2),
             ),
-            3,
+            2,
             reversible=True,
         ),
         (6, 2),

@@ -15,7 +15,7 @@ MLP, CONV = {"depth": 2, "width": 4}, {"depth": 1, "width": 4}
 NICE = {**MLP, "num_hidden": 1}
 REAL_NVP = {**CONV, "num_blocks": 1}
 NSF = {**MLP, "num_blocks": 1, "bins": 3}
-JET = {"depth": 3, "width": 4, "num_heads": 2}
+JET = {"depth": 2, "width": 4, "num_heads": 2, "partitions": ("channels", "checkerboard")}
 
 # name -> (model, input_shape, options)
 CASES = {
@@ -41,9 +41,8 @@ CASES = {
     "nsf_5_reversible": (zoo.NSF, (5,), {**NSF, "reversible": True, "standardize": False}),
     "nsf_image": (zoo.NSF, (4, 4, 1), {**NSF, "levels": 2, "bits": 5, "dropout": 0.1}),
     "nsf_image_of_one_scale": (zoo.NSF, (4, 4, 1), {**NSF, "levels": 2, "multi_scale": False}),
-    "jet": (zoo.Jet, (4, 4, 1), {**JET, "bits": 5, "reversible": True, "patch_size": 2}),
-    "jet_classes": (zoo.Jet, (2, 4, 1), {**JET, "num_classes": 3, "max_scale": 3.0}),
-    "jet_sequences": (zoo.Jet, (2, 4, 1), {**JET, "condition_shape": (5, 2)}),
+    "jet": (zoo.Jet, (4, 4, 1), {**JET, "bits": 5, "reversible": True, "num_classes": 3}),
+    "jet_sequences": (zoo.Jet, (2, 4, 1), {**JET, "condition_shape": (5, 2), "max_scale": 3.0}),
     "nice_classes": (zoo.NICE, (4,), {**NICE, "num_classes": 3}),
     "real_nvp_features": (zoo.RealNVP, (3,), {**MLP, "condition_shape": (2,)}),
     "real_nvp_maps": (
@@ -166,7 +165,7 @@ def test_config_is_complete(model, exact, request):
         (zoo.NSF, (4, 6, 1)),
         (zoo.Glow, (5,)),
         (zoo.Glow, (4, 12, 3)),
-        (zoo.Jet, (4, 12, 1)),
+        (zoo.Jet, (2, 4, 1)),
     ],
 )
 def test_input_shape_is_enough(make, shape):
