@@ -90,6 +90,40 @@ def test_steps_of_a_repeat_take_the_kinds_in_turn():
         np.testing.assert_array_equal(weight, again)
 
 
+@pytest.mark.parametrize("policy", ["float64"], indirect=True)
+def test_gradients_are_those_of_differences(policy):
+    """Of steps one by one, in a loop, and in one that inverts."""
+    x, weight = (tf.constant(RNG.normal(size=(2, 4, 2))) for _ in range(2))
+
+    def gradients_of(trace, reversible=False):
+        keras.utils.set_random_seed(0)
+        partition = layers.TokenPartition(("channels", "vstripes"), (2, 2))
+        coupling = layers.AffineCoupling(networks.MLP(3, 1), partition=partition)
+        repeat = built(layers.Repeat(coupling, 2, reversible=reversible), (4, 2))
+        perturb(repeat, 0.3)
+
+        def compute(x):
+            with tf.GradientTape() as tape:
+                tape.watch(x)
+                z, log_det = repeat.forward_and_log_det(x, training=True)
+                loss = tf.reduce_sum(weight * z) + tf.reduce_sum(log_det)
+            return loss, tape.gradient(loss, [x, *repeat.trainable_variables])
+
+        compute = tf.function(compute, autograph=False) if trace else compute
+        loss, gradients = compute(x)
+        kernel, step = repeat.trainable_variables[-2], 1e-6
+        direction = RNG.normal(size=kernel.shape)
+        kernel.assign_add(step * direction)
+        difference = float(compute(x)[0] - loss) / step
+        assert difference == pytest.approx(np.sum(gradients[-2] * direction), rel=1e-4)
+        return gradients
+
+    wanted = gradients_of(trace=False)
+    for options in ({}, {"reversible": True}):
+        for actual, desired in zip(gradients_of(True, **options), wanted, strict=True):
+            np.testing.assert_allclose(actual, desired, rtol=1e-9, atol=1e-12)
+
+
 @pytest.mark.parametrize(
     ("kinds", "grid", "shape", "words"),
     [

@@ -124,7 +124,8 @@ def _draw_order(size):
 
 def _permute(x, order, back):
     """x (batch, n) in the order given, which `back` undoes."""
-    return _gather(x, ops.convert_to_tensor(order), ops.convert_to_tensor(back))
+    # Tensors, as in a `Repeat` the weights have their values for the time of a step alone.
+    return _gather(x, tf.convert_to_tensor(order), tf.convert_to_tensor(back))
 
 
 @tf.custom_gradient
