@@ -178,12 +178,15 @@ def test_tokens_look_at_each_other_and_at_the_condition():
 
 
 def test_transformers_compute_in_half_what_they_compute():
-    x = RNG.normal(size=(3, 4, 2)).astype("float32")
-    full, half = networks.ViT(8, 2), networks.ViT(8, 2, dtype="mixed_bfloat16")
+    keras.utils.set_random_seed(0)
+    x = np.random.default_rng(0).normal(size=(3, 4, 2)).astype("float32")
+    full, half = networks.ViT(32, 2), networks.ViT(32, 2, dtype="mixed_bfloat16")
     y = full(x)
     assert half(x).dtype == "bfloat16"
     half.set_weights(full.get_weights())
-    np.testing.assert_allclose(np.float32(half(x)), y, atol=0.05)
+    # Of deviation 1, as it is normalised; a bfloat16 has 8 bits.
+    error = np.sqrt(np.mean((np.float32(half(x)) - y) ** 2))
+    assert 1e-4 < error < 0.05
 
 
 @pytest.mark.parametrize(
