@@ -10,6 +10,7 @@ import time
 from sizes import number_of_cores
 
 NOT_COUNTED = 2  # rounds; the first traces
+PAUSE = 0.1  # seconds before each turn: threads of the one before may wait by spinning for a while
 
 
 def worker_command(module, *arguments):
@@ -52,6 +53,7 @@ def in_turns(calls, rounds):
     for i in range(NOT_COUNTED + rounds):
         names.append(names.pop(0))
         for name in names:
+            time.sleep(PAUSE)
             elapsed = calls[name]()
             if i >= NOT_COUNTED:
                 seconds[name].append(elapsed)
