@@ -26,16 +26,21 @@ def measure(model, names, depth, batch_size, rounds, dtype="float32"):
     results, workers = {MACHINE: {}}, {}
     try:
         for name in names:
-            workers[name] = Worker(model, name, depth, batch_size, dtype)
-            results[name] = workers[name].read()
-            if "missing" in results[name]:
+            workers[name] = worker = Worker(model, name, depth, batch_size, dtype)
+            built = worker.read()
+            first = built if "missing" in built else worker.call("train_step")
+            if "missing" in first:
+                results[name] = first
                 workers.pop(name).stop()
                 if name == "keras_flows":
-                    raise SystemExit(f"keras_flows itself: {results[name]['missing']}")
+                    raise SystemExit(f"keras_flows itself: {first['missing']}")
                 continue
-            first = workers[name].call("train_step")["seconds"]
-            results[name].update(first_step=first, build=results[name].pop("seconds"))
-            note = f"depth {depth}, {name}: first step after {first:.1f} s"
+            results[name] = {
+                "parameters": built["parameters"],
+                "build": built["seconds"],
+                "first_step": first["seconds"],
+            }
+            note = f"depth {depth}, {name}: first step after {first['seconds']:.1f} s"
             print(note, file=sys.stderr, flush=True)
         for call in CALLS:
             calls = {**timed(call, workers), MACHINE: fixed_loop}
@@ -114,10 +119,9 @@ class Worker:
         )
 
     def read(self):
+        """Its answer, or that there is none: a compiler's mistake can end a whole process."""
         line = self.process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"A contestant failed: see {' '.join(self.process.args)}")
-        return json.loads(line)
+        return json.loads(line) if line else {"missing": "its process died in the first step"}
 
     def call(self, name):
         print(name, file=self.process.stdin, flush=True)
