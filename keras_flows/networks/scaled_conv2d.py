@@ -4,6 +4,7 @@ from keras import ops
 
 from keras_flows import adaptation
 from keras_flows.adaptation import LOG_SCALE_FACTOR
+from keras_flows.networks.convolution import conv2d
 from keras_flows.networks.edge_places import EdgePlaces
 from keras_flows.precomputation import Precomputes
 from keras_flows.serialization import ConstructorConfig
@@ -95,16 +96,3 @@ class ScaledConv2D(Precomputes, ConstructorConfig, keras.layers.Layer):
             return tf.nn.bias_add(y, bias[0])
         # Its gradient oneDNN computes with the kernel's, but of an empty batch leaves it out.
         return y + bias
-
-
-def conv2d(x, kernel):
-    """The convolution with zeros around x, for the empty batch of a replica, too."""
-    y = tf.nn.conv2d(x, kernel, strides=1, padding="SAME")
-    if tf.distribute.get_strategy().num_replicas_in_sync == 1:
-        return y
-    # oneDNN gives an empty batch the channels of x. The last size is always that of y; TensorFlow
-    # must not know, or it takes the reshape out as one that changes nothing.
-    *sizes, channels = y.shape[1:]
-    whole = tf.reshape(y, [tf.shape(x)[0], *sizes, tf.minimum(channels, channels + tf.size(x))])
-    whole.set_shape(y.shape)
-    return whole

@@ -3,7 +3,7 @@ import math
 import keras
 from keras import ops
 
-from keras_flows.networks.scaled_conv2d import conv2d
+from keras_flows.networks.convolution import conv2d
 from keras_flows.precomputation import Precomputes
 from keras_flows.serialization import ConstructorConfig
 
