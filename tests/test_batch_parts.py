@@ -121,7 +121,8 @@ def results_of(name):
     return {key: np.asarray(value, "float64") for key, value in values.items()}
 
 
-@pytest.mark.parametrize("name", [pytest.param("glow", marks=pytest.mark.slow), "reversible"])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["glow", "reversible"])
 def test_models_give_the_same_in_parts(name, cores, monkeypatch):
     counts = []
 

@@ -9,7 +9,7 @@ import pytest
 from keras_flows import Flow
 
 FORMATS = pathlib.Path(__file__).parent / "formats"
-NAMES = ("nice", "real_nvp", "glow")
+QUICK_AND_SLOW = ["nice", "glow", pytest.param("real_nvp", marks=pytest.mark.slow)]
 
 
 def check(model, then):
@@ -22,7 +22,7 @@ def check(model, then):
         np.testing.assert_allclose(value, then[name], rtol=1e-4, atol=1e-4, err_msg=name)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", QUICK_AND_SLOW)
 def test_keras_file(name):
     """With the optimizer's state: training goes on as it would have."""
     then = np.load(FORMATS / f"{name}_keras.npz")
@@ -34,6 +34,6 @@ def test_keras_file(name):
     np.testing.assert_allclose(history.history["loss"], then["next_loss"], rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", QUICK_AND_SLOW)
 def test_preset(name):
     check(Flow.from_preset(FORMATS / f"{name}_preset"), np.load(FORMATS / f"{name}_preset.npz"))

@@ -332,6 +332,7 @@ for compute in functions:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="asks Linux how much memory was used")
 def test_memory_of_a_reversible_gradient_is_that_of_few_steps(monkeypatch):
     # What is freed is given back, so that the peak is of what is held and not of the heap's holes.
@@ -486,11 +487,11 @@ def test_regularizers_and_constraints_are_those_of_single_steps():
 @pytest.mark.parametrize(
     "make",
     [
-        lambda **options: zoo.Glow((4, 4, 1), levels=1, depth=3, width=4, seed=0, **options),
         pytest.param(
-            lambda **options: zoo.NICE((5,), depth=7, width=4, num_hidden=1, seed=0, **options),
+            lambda **options: zoo.Glow((4, 4, 1), levels=1, depth=3, width=4, seed=0, **options),
             marks=pytest.mark.slow,
         ),
+        lambda **options: zoo.NICE((5,), depth=7, width=4, num_hidden=1, seed=0, **options),
         pytest.param(
             lambda **options: zoo.RealNVP(
                 (5,), depth=6, width=4, batch_norm=False, seed=0, **options

@@ -92,6 +92,7 @@ def test_resumed_training_reads_in_the_same_order(tmp_path, data_dir):
     assert_resumes(shuffled, RuntimeError("out of power"), tmp_path / "backup")
 
 
+@pytest.mark.slow
 def test_resumed_training_reads_what_was_mapped_in_the_same_order(tmp_path, data_dir):
     def mapped():
         split = f"train[:{STEPS * 8}]"

@@ -153,6 +153,7 @@ def test_train_keeps_a_preset_s_own_precision(tool, tmp_path, data_dir, preset, 
     assert [model.compute_dtype for model in seen] == ["float64", "float32"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("eager")
 def test_train_validates_and_keeps_the_average(tool, trained, tmp_path, data_dir, preset):
     """It is far behind; by it the epochs, which train alike, are worse."""
@@ -251,6 +252,7 @@ def test_augmentation_mirrors_and_moves(data_dir, monkeypatch):
     np.testing.assert_array_equal(images(flip=True), flipped)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("eager")
 def test_train_stopped_between_log_and_backup(
     tool, trained, tmp_path, data_dir, preset, monkeypatch
@@ -331,6 +333,7 @@ def test_publish_makes_a_preset_that_evaluate_confirms(tool, trained, copy, data
         tool("evaluate", copy, "--data_dir", data_dir)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("eager")
 def test_publish_replaces_weights_by_better_ones_only(tool, trained, copy, data_dir):
     tool("publish", trained, copy, "--data_dir", data_dir)
@@ -351,6 +354,7 @@ def test_publish_replaces_weights_by_better_ones_only(tool, trained, copy, data_
     assert json.loads((copy / "metadata.json").read_text())["results"]["bits_per_dim"] == bits
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("eager")
 def test_publish_leaves_a_preset_alone_if_it_fails(
     tool, trained, copy, tmp_path, data_dir, monkeypatch, capsys
@@ -526,6 +530,7 @@ def test_two_exports_at_a_time(tool, tmp_path, monkeypatch):
     assert [path.name for path in served.glob("*/*")] == ["1", "1"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("eager")
 def test_anomalies_are_told_by_their_density(tool, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)

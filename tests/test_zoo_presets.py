@@ -13,6 +13,7 @@ import pytest
 from keras_flows import Flow, data, presets
 
 PRETRAINED = sorted(name for name, metadata in Flow.presets.items() if "weights" in metadata)
+LARGE = ("glow_cifar10_small", "realnvp_cifar10_small", "realnvp_mnist")
 IMAGES = pathlib.Path(__file__).with_name("few_images.npz")
 
 
@@ -25,7 +26,10 @@ def examples(name, data_dir):
     return [tensor.numpy() for tensor in next(iter(batches))]
 
 
-@pytest.mark.parametrize("name", PRETRAINED)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow if name in LARGE else ()) for name in PRETRAINED],
+)
 def test_pretrained(name, data_dir):
     model = Flow.from_preset(name)
     here = Flow.presets[name]["results"]
