@@ -131,4 +131,11 @@ def _permute(x, order, back):
 @tf.custom_gradient
 def _gather(x, order, back):
     """TensorFlow's own gradient sums, as if an element could be there twice."""
-    return tf.gather(x, order, axis=1), lambda dz: (tf.gather(dz, back, axis=1), None, None)
+    return _take(x, order), lambda dz: (_take(dz, back), None, None)
+
+
+def _take(x, order):
+    """Along axis 1; single elements by way of rows of the transpose, which are copied whole."""
+    if len(x.shape) > 2:
+        return tf.gather(x, order, axis=1)
+    return tf.transpose(tf.gather(tf.transpose(x), order))
