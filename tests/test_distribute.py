@@ -265,9 +265,9 @@ def test_training_goes_on_after_a_worker_was_killed(victim, tmp_path, run_here):
     assert keras.models.load_model(tmp_path / "run" / "model.keras").adapted
 
 
-def test_slurm_job_of_the_readme(tmp_path, monkeypatch):
+def test_slurm_job_of_the_docs(tmp_path, monkeypatch):
     """On a cluster of two hosts, with Slurm's commands and the training replaced."""
-    job = (ROOT / "README.md").read_text().split("```bash\n")[1].split("```")[0]
+    job = (ROOT / "docs" / "devices.md").read_text().split("```bash\n")[1].split("```")[0]
     for name, body in (
         ("scontrol", "echo gpu17; echo gpu18"),
         ("srun", 'shift; for i in 0 1; do SLURM_PROCID=$i "$@"; done'),

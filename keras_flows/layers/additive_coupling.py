@@ -11,6 +11,13 @@ class AdditiveCoupling(Coupling):
 
     NICE, section 3.2. Arguments, shapes and errors: those of `Coupling`; the output layer has a
     channel for each channel that changes, the shift.
+
+    Example:
+
+    ```python
+    layer = keras_flows.layers.AdditiveCoupling(keras_flows.networks.MLP(64), partition="even_odd")
+    z, log_det = layer.forward_and_log_det(np.ones((4, 6), "float32"))      # log_det is 0
+    ```
     """
 
     parameters_per_channel = 1

@@ -34,6 +34,14 @@ class AffineCoupling(Coupling):
 
     Raises:
         ValueError: for an unknown scale, or a `max_scale` that is not positive.
+
+    Example:
+
+    ```python
+    layer = keras_flows.layers.AffineCoupling(keras_flows.networks.ConvNet(32), scale="tanh")
+    z, log_det = layer.forward_and_log_det(np.ones((4, 8, 8, 2), "float32"))
+    log_det.shape                                # (4,)
+    ```
     """
 
     parameters_per_channel = 2

@@ -20,6 +20,14 @@ class InvertibleConv1x1(Precomputes, Bijection):
     strictly upper triangular, the signs fixed, so that W cannot become singular. The released code
     learns W itself by default. Shapes: (batch, D), (batch, tokens, channels) or
     (batch, height, width, channels), unchanged.
+
+    Example:
+
+    ```python
+    layer = keras_flows.layers.InvertibleConv1x1()
+    z, log_det = layer.forward_and_log_det(np.ones((2, 8, 8, 12), "float32"))
+    log_det.shape                                # (2,)
+    ```
     """
 
     directed = True

@@ -1,0 +1,195 @@
+"""README, the pages of docs/ and the docstrings: what they show runs, what they name is there.
+
+A page's Python blocks run one after the other, in an empty folder, on stand-ins: `SETUP` has what a
+page takes as given, and `SMALLER` what its sizes are here. A comment behind an expression that is a
+literal, `# (2, 16)`, is its value.
+"""
+
+import ast
+import configparser
+import inspect
+import pathlib
+import re
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import keras_flows
+from keras_flows import data, layers, networks, zoo
+
+ROOT = pathlib.Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", ROOT / "zoo" / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+SMALLER = {
+    r"depth=32": "depth=1, width=4",
+    r"depth=16": "depth=2",
+    r"epochs=\d+": "epochs=1",
+    r"Glow\(\(32, 32, 3\)\)": "Glow((32, 32, 3), levels=1, depth=1, width=4)",
+}
+IMAGES = {"cifar10": (32, 32, 3), "mnist": (28, 28, 1)}
+SETUP = {
+    "README.md": "theta, x, observed = rows(64, 5), rows(64, 8), rows(8)",
+    "benchmarks.md": "",
+    "choosing_a_model.md": "",
+    "coming_from.md": "",
+    "conditional_densities.md": "theta, x, observed = rows(64, 5), rows(64, 8), rows(8)",
+    "depth_and_memory.md": "x = rows(4, 6)",
+    "devices.md": "train = validation = images((32, 32, 3))",
+    "getting_started.md": "",
+    "images.md": "write_images('photos')",
+    "index.md": "x = rows(64, 2)",
+    "onnx_and_openvino.md": "model = keras_flows.zoo.Glow.from_preset('glow_digits')\n"
+    "model.export('served/mnist/1')\nimages = model.sample(2, seed=0).numpy()",
+    "presets.md": "",
+    "serving.md": "",
+    "tabular_data.md": "rows, held_out, new_rows = rows(64, 30), rows(16, 30), rows(4, 30)",
+    "troubleshooting.md": "rows, held_out = rows(64, 4), rows(16, 4)",
+    "writing_a_layer.md": "",
+}
+
+
+def blocks(text, language):
+    return re.findall(rf"(?ms)^```{language}\n(.*?)^```", inspect.cleandoc(text))
+
+
+def named(path):
+    return str(path.relative_to(ROOT))
+
+
+def literal(text):
+    try:
+        return ast.literal_eval(text)
+    except (SyntaxError, ValueError):
+        return None
+
+
+def agree(value, wanted):
+    if isinstance(wanted, dict):
+        return value.keys() == wanted.keys() and all(
+            agree(value[key], wanted[key]) for key in wanted
+        )
+    return wanted is ... or value == wanted
+
+
+def run(code, names):
+    """Executes a block, and compares its expressions with the comments behind them."""
+    for node in ast.parse(code).body:
+        if not isinstance(node, ast.Expr):
+            exec(compile(ast.Module([node], []), "<block>", "exec"), names)
+            continue
+        value = eval(compile(ast.Expression(node.value), "<block>", "eval"), names)
+        behind = code.splitlines()[node.end_lineno - 1][node.end_col_offset :]
+        wanted = literal(behind.strip().removeprefix("#").strip())
+        assert wanted is None or agree(value, wanted), f"{ast.unparse(node)} is {value}"
+
+
+def rows(*shape):
+    return np.random.default_rng(0).normal(size=shape).astype("float32")
+
+
+def images(shape, count=8):
+    return np.random.default_rng(0).integers(0, 256, (count, *shape), "uint8")
+
+
+def write_images(folder):
+    pathlib.Path(folder).mkdir()
+    for i, image in enumerate(images((48, 40, 3))):
+        keras.utils.save_img(f"{folder}/{i}.png", image)
+
+
+@pytest.fixture
+def stand_ins(monkeypatch, tmp_path, data_dir):
+    """An empty folder to work in; of datasets a batch, random where they would be downloaded."""
+    load = data.load
+
+    def few(name, *, split, batch_size, labels=False, **options):
+        if name not in IMAGES:
+            options = {"data_dir": data_dir, "labels": labels, **options}
+            return load(name, split=split, batch_size=batch_size, **options).take(1)
+        x = images(IMAGES[name])
+        return tf.data.Dataset.from_tensor_slices((x, np.arange(len(x))) if labels else x).batch(4)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(data, "load", few)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("eager")
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name in SETUP], ids=named)
+def test_a_page_runs(page, stand_ins):
+    names = {
+        "keras_flows": keras_flows,
+        "rows": rows,
+        "images": images,
+        "write_images": write_images,
+    }
+    exec(SETUP[page.name], names)
+    for block in blocks(page.read_text(), "python"):
+        for pattern, smaller in SMALLER.items():
+            block = re.sub(pattern, smaller, block)
+        run(block, names)
+
+
+def public():
+    """What has a place of its own in the API, by its name."""
+    for module in (layers, networks, zoo):
+        yield from ((f"{module.__name__}.{name}", getattr(module, name)) for name in module.__all__)
+    for value in (keras_flows.Flow, keras_flows.Bijection, data.load, keras_flows.check_bijection):
+        yield f"{value.__module__}.{value.__name__}", value
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("eager")
+@pytest.mark.parametrize("value", [pytest.param(value, id=name) for name, value in public()])
+def test_an_example_runs(value, stand_ins):
+    names = {"keras": keras, "np": np, "ops": keras.ops, "keras_flows": keras_flows}
+    for block in blocks(value.__doc__, "python"):
+        run(block, names)
+
+
+def test_all_that_is_public_has_an_example():
+    assert not [name for name, value in public() if not blocks(value.__doc__, "python")]
+
+
+def test_every_page_with_code_runs():
+    with_code = {page.name for page in PAGES if blocks(page.read_text(), "python")}
+    assert with_code <= SETUP.keys()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_what_a_page_names_is_there(page):
+    text = page.read_text().replace("\\\n", " ")
+    for tool, rest in re.findall(r"tools/([\w/]+(?:\.\w+)?)([^\n`|]*)", text):
+        path = ROOT / "tools" / tool.rstrip("/")
+        assert path.exists(), tool
+        sources = path.rglob("*.py") if path.is_dir() else [path]
+        source = "".join(each.read_text() for each in sources if each.suffix == ".py")
+        if source:
+            assert not [flag for flag in re.findall(r"--\w+", rest) if f'"{flag}"' not in source]
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    assert set(re.findall(r"\.\[(\w+)\]", text)) <= set(setup["options.extras_require"])
+    import tensorflow_probability as tfp
+
+    modules = {"layers": layers, "networks": networks, "zoo": zoo, "keras_flows": keras_flows}
+    modules |= {"tfb": tfp.bijectors, "tfd": tfp.distributions}
+    for module, name in re.findall(rf"(?<![\w./>])({'|'.join(modules)})\.([a-zA-Z]\w*)", text):
+        assert hasattr(modules[module], name) or name in ("md", "git"), f"{module}.{name}"
+    for preset in re.findall(r'from_preset\(\s*"(\w+_\w+)"', text):
+        assert preset in keras_flows.Flow.presets
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_links_lead_somewhere(page):
+    prose = re.sub(r"(?ms)^```.*?^```$", "", page.read_text())
+    for link in re.findall(r"\]\(([^)\s]+)\)", prose):
+        if link.startswith("http"):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists(), link
+        if anchor:
+            headings = re.findall(r"(?m)^#+ (.*)$", target.read_text())
+            places = [re.sub(r"[^\w\- ]", "", each.lower()).replace(" ", "-") for each in headings]
+            assert anchor in places, link
