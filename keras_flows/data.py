@@ -56,7 +56,7 @@ def load(name, *, split, batch_size, data_dir=None, labels=False, seed=None):
 
     ```python
     train = keras_flows.data.load("moons", split="train[:90%]", batch_size=256)
-    next(iter(train)).shape                      # (256, 2)
+    next(iter(train))                            # (256, 2)
     ```
     """
     import tensorflow_datasets as tfds  # not with the package: it takes seconds

@@ -21,7 +21,7 @@ import keras_flows
 from keras_flows.layers.coupling import Coupling
 
 ROOT = pathlib.Path(__file__).parent.parent
-OF_A_LAYER = re.compile(r"class \w+\(.*(Bijection|Coupling|Partition)\)|check_bijection\(")
+OF_A_LAYER = re.compile(r"class \w+\(.*(Bijection|Coupling|Partition)\)")
 
 
 def test_another_backend_is_told_what_to_do():
@@ -112,7 +112,6 @@ def examples():
 @pytest.mark.parametrize("code", examples())
 def test_examples_run_and_are_invertible(code):
     names = {"keras": keras, "np": np, "ops": keras.ops, "keras_flows": keras_flows}
-    names["networks"] = keras_flows.networks
     before = set(names)
     exec(code, names)
     new = [value for name, value in names.items() if name not in before]

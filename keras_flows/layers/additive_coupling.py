@@ -16,7 +16,7 @@ class AdditiveCoupling(Coupling):
 
     ```python
     layer = keras_flows.layers.AdditiveCoupling(keras_flows.networks.MLP(64), partition="even_odd")
-    z, log_det = layer.forward_and_log_det(np.ones((4, 6), "float32"))      # log_det is 0
+    layer(np.ones((4, 6)))                       # (4, 6)
     ```
     """
 

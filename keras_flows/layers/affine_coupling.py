@@ -39,8 +39,9 @@ class AffineCoupling(Coupling):
 
     ```python
     layer = keras_flows.layers.AffineCoupling(keras_flows.networks.ConvNet(32), scale="tanh")
-    z, log_det = layer.forward_and_log_det(np.ones((4, 8, 8, 2), "float32"))
-    log_det.shape                                # (4,)
+    x = np.ones((4, 8, 8, 2))
+    z = layer(x)                                 # (4, 8, 8, 2)
+    log_det = layer.forward_log_det_jacobian(x)  # (4,)
     ```
     """
 

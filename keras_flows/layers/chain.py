@@ -20,7 +20,7 @@ class Chain(Bijection):
         keras_flows.layers.Squeeze(),
         keras_flows.layers.Flatten(),
     ])
-    layer(np.zeros((2, 4, 4, 1))).shape          # (2, 16)
+    layer(np.zeros((2, 4, 4, 1)))                # (2, 16)
     ```
     """
 

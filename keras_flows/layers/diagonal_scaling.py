@@ -14,7 +14,7 @@ class DiagonalScaling(Bijection):
 
     ```python
     layer = keras_flows.layers.DiagonalScaling()
-    layer(np.ones((2, 3))).shape                 # (2, 3)
+    layer(np.ones((2, 3)))                       # (2, 3)
     layer.log_scale.shape                        # (3,)
     ```
     """

@@ -16,7 +16,7 @@ class Flatten(Bijection):
     layer = keras_flows.layers.Flatten()
     z = layer(np.zeros((2, 4, 4, 3)))
     z.shape                                      # (2, 48)
-    layer.inverse(z).shape                       # (2, 4, 4, 3)
+    layer.inverse(z)                             # (2, 4, 4, 3)
     ```
     """
 

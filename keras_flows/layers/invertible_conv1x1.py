@@ -25,8 +25,9 @@ class InvertibleConv1x1(Precomputes, Bijection):
 
     ```python
     layer = keras_flows.layers.InvertibleConv1x1()
-    z, log_det = layer.forward_and_log_det(np.ones((2, 8, 8, 12), "float32"))
-    log_det.shape                                # (2,)
+    x = np.ones((2, 8, 8, 12))
+    z = layer(x)                                 # (2, 8, 8, 12)
+    log_det = layer.forward_log_det_jacobian(x)  # (2,)
     ```
     """
 

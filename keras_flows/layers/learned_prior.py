@@ -31,7 +31,7 @@ class LearnedPrior(Precomputes, Bijection):
 
     ```python
     layer = keras_flows.layers.LearnedPrior(num_classes=10)
-    layer(np.zeros((2, 6)), condition=[3, 7]).shape                  # (2, 6)
+    layer(np.zeros((2, 6)), condition=[3, 7])                        # (2, 6)
     ```
     """
 

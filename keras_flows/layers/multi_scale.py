@@ -32,7 +32,7 @@ class MultiScale(Bijection):
         return keras_flows.layers.Chain([keras_flows.layers.Squeeze(), coupling])
 
     layer = keras_flows.layers.MultiScale([level(), level()])
-    layer(np.zeros((2, 8, 8, 3))).shape          # (2, 192)
+    layer(np.zeros((2, 8, 8, 3)))                # (2, 192)
     ```
     """
 

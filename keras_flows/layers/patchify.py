@@ -25,7 +25,7 @@ class Patchify(Bijection):
 
     ```python
     layer = keras_flows.layers.Patchify(4)
-    layer(np.zeros((2, 8, 16, 3))).shape         # (2, 8, 48)
+    layer(np.zeros((2, 8, 16, 3)))               # (2, 8, 48)
     ```
     """
 

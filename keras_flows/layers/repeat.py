@@ -42,7 +42,7 @@ class Repeat(Precomputes, Stacked):
         keras_flows.layers.AffineCoupling(keras_flows.networks.MLP(32)),
     ])
     layer = keras_flows.layers.Repeat(step, depth=8, reversible=True)
-    layer(np.zeros((2, 6))).shape                # (2, 6)
+    layer(np.zeros((2, 6)))                      # (2, 6)
     len(layer.get_steps())                       # 8
     ```
     """

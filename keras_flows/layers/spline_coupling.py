@@ -42,7 +42,7 @@ class SplineCoupling(Coupling):
 
     ```python
     layer = keras_flows.layers.SplineCoupling(keras_flows.networks.ResidualMLP(64), bins=8)
-    layer(np.array([[0.5, -1.0, 2.0, 4.0]])).shape                   # (1, 4)
+    layer(np.array([[0.5, -1.0, 2.0, 4.0]]))                         # (1, 4)
     ```
     """
 

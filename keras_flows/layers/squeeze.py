@@ -40,7 +40,7 @@ class Squeeze(Bijection):
 
     ```python
     layer = keras_flows.layers.Squeeze()
-    layer(np.zeros((2, 8, 8, 3))).shape          # (2, 4, 4, 12)
+    layer(np.zeros((2, 8, 8, 3)))                # (2, 4, 4, 12)
     ```
     """
 

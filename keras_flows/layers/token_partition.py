@@ -42,7 +42,7 @@ class TokenPartition(Partition):
     partition = keras_flows.layers.TokenPartition(("channels", "checkerboard"), grid=(8, 8))
     coupling = keras_flows.layers.AffineCoupling(keras_flows.networks.ViT(32), partition=partition)
     layer = keras_flows.layers.Repeat(coupling, depth=8)
-    layer(np.zeros((2, 64, 12))).shape           # (2, 64, 12)
+    layer(np.zeros((2, 64, 12)))                 # (2, 64, 12)
     ```
     """
 

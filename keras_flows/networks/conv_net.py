@@ -20,7 +20,7 @@ class ConvNet(ConstructorConfig, keras.layers.Layer):
 
     ```python
     network = keras_flows.networks.ConvNet(32)
-    network(np.zeros((2, 8, 8, 6))).shape        # (2, 8, 8, 32)
+    network(np.zeros((2, 8, 8, 6)))              # (2, 8, 8, 32)
     ```
     """
 

@@ -17,7 +17,7 @@ class MLP(ConstructorConfig, keras.layers.Layer):
 
     ```python
     network = keras_flows.networks.MLP(64, num_layers=3)
-    network(np.zeros((2, 6))).shape              # (2, 64)
+    network(np.zeros((2, 6)))                    # (2, 64)
     ```
     """
 

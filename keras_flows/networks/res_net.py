@@ -29,7 +29,7 @@ class ResNet(ConstructorConfig, keras.layers.Layer):
 
     ```python
     network = keras_flows.networks.ResNet(16, num_blocks=1)
-    network(np.zeros((2, 8, 8, 6))).shape        # (2, 8, 8, 16)
+    network(np.zeros((2, 8, 8, 6)))              # (2, 8, 8, 16)
     ```
     """
 

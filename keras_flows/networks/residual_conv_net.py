@@ -28,7 +28,7 @@ class ResidualConvNet(ConstructorConfig, keras.layers.Layer):
 
     ```python
     network = keras_flows.networks.ResidualConvNet(16, dropout=0.1)
-    network(np.zeros((2, 8, 8, 6))).shape        # (2, 8, 8, 16)
+    network(np.zeros((2, 8, 8, 6)))              # (2, 8, 8, 16)
     ```
     """
 

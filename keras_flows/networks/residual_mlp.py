@@ -28,7 +28,7 @@ class ResidualMLP(ConstructorConfig, keras.layers.Layer):
 
     ```python
     network = keras_flows.networks.ResidualMLP(64, num_blocks=2, dropout=0.1)
-    network(np.zeros((2, 6))).shape              # (2, 64)
+    network(np.zeros((2, 6)))                    # (2, 64)
     ```
     """
 

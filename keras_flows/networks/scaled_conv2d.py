@@ -30,7 +30,7 @@ class ScaledConv2D(Precomputes, ConstructorConfig, keras.layers.Layer):
 
     ```python
     layer = keras_flows.layers.ScaledConv2D(12, 3)
-    layer(np.ones((2, 8, 8, 6))).shape           # (2, 8, 8, 12)
+    layer(np.ones((2, 8, 8, 6)))                 # (2, 8, 8, 12)
     ```
     """
 

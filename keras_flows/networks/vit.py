@@ -36,7 +36,7 @@ class ViT(ConstructorConfig, keras.layers.Layer):
 
     ```python
     network = keras_flows.networks.ViT(64, num_blocks=2)
-    network(np.zeros((2, 16, 12))).shape         # (2, 16, 64)
+    network(np.zeros((2, 16, 12)))               # (2, 16, 64)
     ```
     """
 

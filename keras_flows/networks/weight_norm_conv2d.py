@@ -21,7 +21,7 @@ class WeightNormConv2D(Precomputes, ConstructorConfig, keras.layers.Layer):
 
     ```python
     layer = keras_flows.networks.WeightNormConv2D(12, 3)
-    layer(np.ones((2, 8, 8, 6))).shape           # (2, 8, 8, 12)
+    layer(np.ones((2, 8, 8, 6)))                 # (2, 8, 8, 12)
     ```
     """
 

@@ -63,7 +63,7 @@ class Glow(Flow):
     model = keras_flows.zoo.Glow((8, 8, 3), levels=2, depth=4, width=16)
     model.compile("adam")
     model.fit(images, verbose=0)
-    model.sample(4, temperature=0.7, seed=1).shape                   # (4, 8, 8, 3)
+    model.sample(4, temperature=0.7, seed=1)                         # (4, 8, 8, 3)
     ```
     """
 

@@ -48,7 +48,7 @@ class Jet(Flow):
     model = keras_flows.zoo.Jet((8, 8, 3), depth=4, width=16)
     model.compile("adam")
     model.fit(images, verbose=0)
-    model.encode(images[:4]).shape               # (4, 192)
+    model.encode(images[:4])                     # (4, 192)
     ```
     """
 

@@ -40,7 +40,7 @@ class NICE(Flow):
     model = keras_flows.zoo.NICE((2,), depth=4, width=64)
     model.compile("adam")
     model.fit(np.random.normal(size=(256, 2)), verbose=0)
-    model.sample(3).shape                        # (3, 2)
+    model.sample(3)                              # (3, 2)
     ```
     """
 

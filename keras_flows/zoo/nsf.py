@@ -48,7 +48,7 @@ class NSF(Flow):
     model.compile("adam")
     theta, x = np.random.uniform(size=(256, 2)), np.random.normal(size=(256, 3))
     model.fit(theta, x, verbose=0)
-    model.sample(5, condition=x[0]).shape        # (5, 2)
+    model.sample(5, condition=x[0])              # (5, 2)
     ```
     """
 

@@ -52,7 +52,7 @@ class RealNVP(Flow):
     model = keras_flows.zoo.RealNVP((2,))
     model.compile("adam")
     model.fit(np.random.normal(size=(256, 2)), verbose=0)
-    model.log_prob(np.zeros((1, 2))).shape       # (1,)
+    model.log_prob(np.zeros((1, 2)))             # (1,)
     ```
     """
 
