@@ -67,7 +67,7 @@ class Flow(SetLater, LikelihoodTraining, AdaptedDensity):
     ]
     flow = keras_flows.Flow(keras_flows.layers.Chain(couplings), input_shape=(4,))
     flow.compile("adam")
-    flow.fit(np.random.normal(size=(256, 4)), verbose=0)
+    flow.fit(np.random.normal(size=(64, 4)), verbose=0)
     flow.sample(10, seed=1)                      # (10, 4)
     ```
     """

@@ -39,7 +39,7 @@ class NICE(Flow):
     ```python
     model = keras_flows.zoo.NICE((2,), depth=4, width=64)
     model.compile("adam")
-    model.fit(np.random.normal(size=(256, 2)), verbose=0)
+    model.fit(np.random.normal(size=(64, 2)), verbose=0)
     model.sample(3)                              # (3, 2)
     ```
     """

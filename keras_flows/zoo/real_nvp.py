@@ -51,7 +51,7 @@ class RealNVP(Flow):
     ```python
     model = keras_flows.zoo.RealNVP((2,))
     model.compile("adam")
-    model.fit(np.random.normal(size=(256, 2)), verbose=0)
+    model.fit(np.random.normal(size=(64, 2)), verbose=0)
     model.log_prob(np.zeros((1, 2)))             # (1,)
     ```
     """
