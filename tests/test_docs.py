@@ -28,14 +28,15 @@ SMALLER = {
     r"levels=3": "levels=1",
     r"sample\(64": "sample(4",
     r"Glow\(\(32, 32, 3\)\)": "Glow((32, 32, 3), levels=1, depth=1, width=4)",
+    r"32, 32(?!.*count)": "8, 8",
     r"(NSF\((?:input_shape=)?\(\d+,\))(?!.*depth|\)\.count)": r"\1, depth=1, width=8",
 }
-IMAGES = {"cifar10": (32, 32, 3), "mnist": (28, 28, 1)}
+IMAGES = {"cifar10": (8, 8, 3), "mnist": (28, 28, 1)}
 SETUP = {
     "README.md": "theta, x, observed = rows(64, 5), rows(64, 8), rows(8)",
     "conditional_densities.md": "theta, x, observed = rows(64, 5), rows(64, 8), rows(8)",
     "depth_and_memory.md": "x = rows(4, 6)",
-    "devices.md": "train = validation = images((32, 32, 3))",
+    "devices.md": "train = validation = images((8, 8, 3))",
     "images.md": "write_images('photos')",
     "index.md": "x = rows(64, 2)",
     "onnx_and_openvino.md": "model = keras_flows.zoo.NICE((8, 8, 1), depth=1, width=4)\n"
