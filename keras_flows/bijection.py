@@ -44,6 +44,18 @@ class Bijection(ConstructorConfig, TrackedByTensorFlow, BijectorLayer):
     - `invertible_in_training`: False if `training=True` computes what the inverse does not undo;
     - `constant_weights`: those of its non-trainable weights that nothing changes;
     - `synchronized`: in training it sums over all replicas.
+
+    Example:
+
+    ```python
+    @keras.saving.register_keras_serializable(package="mine")
+    class Sinh(keras_flows.Bijection):
+        def forward_and_log_det(self, x, condition=None, training=False):
+            return ops.arcsinh(x), -0.5 * ops.sum(ops.log1p(x * x), axis=-1)
+
+        def inverse_and_log_det(self, z, condition=None, training=False):
+            return ops.sinh(z), ops.sum(ops.log(ops.cosh(z)), axis=-1)
+    ```
     """
 
     data_dependent = False

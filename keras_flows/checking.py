@@ -42,7 +42,7 @@ def check_bijection(layer, x, condition=None):
     Example:
 
     ```python
-    layer = keras_flows.layers.AffineCoupling(networks.MLP(8))
+    layer = keras_flows.layers.AffineCoupling(keras_flows.networks.MLP(8))
     keras_flows.check_bijection(layer, np.random.normal(size=(4, 6)))
     ```
     """

@@ -51,6 +51,13 @@ def load(name, *, split, batch_size, data_dir=None, labels=False, seed=None):
         ValueError: for an unknown name or split, a bad argument, a dataset without labels or
             without images of one size, or a `data_dir` that does not hold the dataset.
         ConnectionError: when the dataset must be downloaded and its source does not answer.
+
+    Example:
+
+    ```python
+    train = keras_flows.data.load("moons", split="train[:90%]", batch_size=256)
+    next(iter(train))                            # (256, 2)
+    ```
     """
     import tensorflow_datasets as tfds  # not with the package: it takes seconds
 

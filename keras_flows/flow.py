@@ -57,6 +57,19 @@ class Flow(SetLater, LikelihoodTraining, AdaptedDensity):
 
     Raises:
         ValueError: for arguments out of their range or a bijection that does not fit `input_shape`.
+
+    Example:
+
+    ```python
+    couplings = [
+        keras_flows.layers.SplineCoupling(keras_flows.networks.ResidualMLP(32), swap=swap)
+        for swap in (False, True)
+    ]
+    flow = keras_flows.Flow(keras_flows.layers.Chain(couplings), input_shape=(4,))
+    flow.compile("adam")
+    flow.fit(np.random.normal(size=(64, 4)), verbose=0)
+    flow.sample(10, seed=1)                      # (10, 4)
+    ```
     """
 
     def __init__(

@@ -242,7 +242,8 @@ def test_training_goes_on_after_a_worker_was_killed(victim, tmp_path, run_here):
             time.sleep(0.02)
         workers.pop(victim).send_signal(signal.SIGKILL)
         assert workers[0].wait(60) == 1
-        assert "another worker was lost" in (tmp_path / "killed.log").read_text().splitlines()[-1]
+        shown = (tmp_path / "killed.log").read_text()
+        assert "another worker was lost" in shown.splitlines()[-1] and "Replicas: 2" in shown
     finally:
         for process in workers:
             process.kill()
@@ -265,9 +266,9 @@ def test_training_goes_on_after_a_worker_was_killed(victim, tmp_path, run_here):
     assert keras.models.load_model(tmp_path / "run" / "model.keras").adapted
 
 
-def test_slurm_job_of_the_readme(tmp_path, monkeypatch):
+def test_slurm_job_of_the_docs(tmp_path, monkeypatch):
     """On a cluster of two hosts, with Slurm's commands and the training replaced."""
-    job = (ROOT / "README.md").read_text().split("```bash\n")[1].split("```")[0]
+    job = (ROOT / "docs" / "devices.md").read_text().split("```bash\n")[1].split("```")[0]
     for name, body in (
         ("scontrol", "echo gpu17; echo gpu18"),
         ("srun", 'shift; for i in 0 1; do SLURM_PROCID=$i "$@"; done'),

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Writes the presets' cards, and the tables of results in README.md and zoo/README.md.
+"""Writes the presets' cards, and the tables of results in docs/presets.md and zoo/README.md.
 
     tools/card.py
 
@@ -16,7 +16,7 @@ def main():
     zoo = keras_flows.Flow.presets
     for name in zoo:
         (presets.ZOO / name / presets.CARD).write_text(card(presets.ZOO / name))
-    for path in (presets.ZOO.parent / "README.md", presets.ZOO / "README.md"):
+    for path in PAGES:
         text = path.read_text()
         for mark, table in (("results", results(zoo)), ("papers", papers(zoo))):
             place = rf"(?s)(<!-- {mark} -->\n).*(<!-- /{mark} -->)"
@@ -153,6 +153,7 @@ To start from, to try a pipeline with, to compare with. It is small, trained for
 and knows its own data only: unlike images can be given high likelihoods, too
 ([arXiv:1810.09136](https://arxiv.org/abs/1810.09136)), so a threshold on `log_prob` alone does not
 tell whether an image belongs."""
+PAGES = (presets.ZOO.parent / "docs" / "presets.md", presets.ZOO / "README.md")
 NEEDED = ("dataset", "train_split", "validation_split")  # of a recipe
 COMPRESSED = {"png_bits_per_dim": "one PNG", "webp_bits_per_dim": "one lossless WebP"}
 UNITS = {"bits_per_dim": "bits/dim", "log_likelihood": "nats, of data in [0, 1]", "nats": "nats"}

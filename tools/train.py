@@ -58,6 +58,8 @@ def main():
         )
     if distribute.is_chief(strategy):
         check_run(parser, options)
+        if options.strategy != "none":
+            print(f"Replicas: {strategy.num_replicas_in_sync}", flush=True)
     try:
         train(options, strategy)
     except ConnectionError as error:

@@ -18,6 +18,15 @@ class ActNorm(Precomputes, Bijection):
 
     Glow, section 3.1 and released code. It is the identity until it is adapted. Shapes:
     (batch, D), (batch, tokens, channels) or (batch, height, width, channels), unchanged.
+
+    Example:
+
+    ```python
+    x = np.random.normal(3.0, 2.0, size=(64, 6))
+    layer = keras_flows.layers.ActNorm()
+    layer.adapt(x)
+    z = layer(x)                                 # of mean 0 and deviation 1, channel by channel
+    ```
     """
 
     data_dependent = True

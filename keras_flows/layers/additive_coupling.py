@@ -11,6 +11,13 @@ class AdditiveCoupling(Coupling):
 
     NICE, section 3.2. Arguments, shapes and errors: those of `Coupling`; the output layer has a
     channel for each channel that changes, the shift.
+
+    Example:
+
+    ```python
+    layer = keras_flows.layers.AdditiveCoupling(keras_flows.networks.MLP(64), partition="even_odd")
+    layer(np.ones((4, 6)))                       # (4, 6)
+    ```
     """
 
     parameters_per_channel = 1

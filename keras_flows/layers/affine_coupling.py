@@ -34,6 +34,15 @@ class AffineCoupling(Coupling):
 
     Raises:
         ValueError: for an unknown scale, or a `max_scale` that is not positive.
+
+    Example:
+
+    ```python
+    layer = keras_flows.layers.AffineCoupling(keras_flows.networks.ConvNet(32), scale="tanh")
+    x = np.ones((4, 8, 8, 2))
+    z = layer(x)                                 # (4, 8, 8, 2)
+    log_det = layer.forward_log_det_jacobian(x)  # (4,)
+    ```
     """
 
     parameters_per_channel = 2

@@ -22,6 +22,14 @@ class BatchNorm(Bijection):
     changes is normalised; a checkerboard's statistics count the other part as zeros, as the
     released code does. Shapes: (batch, D), (batch, tokens, channels) or
     (batch, height, width, channels), unchanged.
+
+    Example:
+
+    ```python
+    layer = keras_flows.layers.BatchNorm()
+    z = layer(np.random.normal(size=(64, 6)), training=True)        # by the batch's moments
+    x = layer.inverse(z)                         # by the averages, which have moved a tenth
+    ```
     """
 
     synchronized = True  # as Keras calls it: the statistics are those of the global batch

@@ -11,6 +11,17 @@ class Chain(Bijection):
 
     The layers apply in the order of the list, as in `keras.Sequential`. `tfb.Chain` has it the
     other way round: there the last of the list applies first.
+
+    Example:
+
+    ```python
+    layer = keras_flows.layers.Chain([
+        keras_flows.layers.Rescale(1 / 256, -0.5),
+        keras_flows.layers.Squeeze(),
+        keras_flows.layers.Flatten(),
+    ])
+    layer(np.zeros((2, 4, 4, 1)))                # (2, 16)
+    ```
     """
 
     def __init__(self, layers, **kwargs):

@@ -9,6 +9,14 @@ class DiagonalScaling(Bijection):
     """A learned factor for each element: z = x exp(log_scale); log_det = sum(log_scale).
 
     NICE, section 3.3. The identity at the start. Shapes: any (batch, ...), unchanged.
+
+    Example:
+
+    ```python
+    layer = keras_flows.layers.DiagonalScaling()
+    layer(np.ones((2, 3)))                       # (2, 3)
+    layer.log_scale.shape                        # (3,)
+    ```
     """
 
     def build(self, input_shape):

@@ -8,7 +8,17 @@ from keras_flows.bijection import Bijection, constant_log_det
 
 @keras.saving.register_keras_serializable(package="keras_flows")
 class Flatten(Bijection):
-    """Flattens all but the first axis; log_det = 0. Shapes: (batch, ...) -> (batch, D)."""
+    """Flattens all but the first axis; log_det = 0. Shapes: (batch, ...) -> (batch, D).
+
+    Example:
+
+    ```python
+    layer = keras_flows.layers.Flatten()
+    z = layer(np.zeros((2, 4, 4, 3)))
+    z.shape                                      # (2, 48)
+    layer.inverse(z)                             # (2, 4, 4, 3)
+    ```
+    """
 
     def compute_output_shape(self, input_shape):
         return (input_shape[0], math.prod(input_shape[1:]))

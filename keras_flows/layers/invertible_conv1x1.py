@@ -20,6 +20,15 @@ class InvertibleConv1x1(Precomputes, Bijection):
     strictly upper triangular, the signs fixed, so that W cannot become singular. The released code
     learns W itself by default. Shapes: (batch, D), (batch, tokens, channels) or
     (batch, height, width, channels), unchanged.
+
+    Example:
+
+    ```python
+    layer = keras_flows.layers.InvertibleConv1x1()
+    x = np.ones((2, 8, 8, 12))
+    z = layer(x)                                 # (2, 8, 8, 12)
+    log_det = layer.forward_log_det_jacobian(x)  # (2,)
+    ```
     """
 
     directed = True

@@ -26,6 +26,13 @@ class LearnedPrior(Precomputes, Bijection):
 
     Raises:
         ValueError: if one of the two is given and `condition` is not, or both are.
+
+    Example:
+
+    ```python
+    layer = keras_flows.layers.LearnedPrior(num_classes=10)
+    layer(np.zeros((2, 6)), condition=[3, 7])                        # (2, 6)
+    ```
     """
 
     def __init__(self, *, num_classes=None, condition_shape=None, **kwargs):

@@ -36,8 +36,12 @@ class Logit(Bijection):
         ValueError: for an `alpha` that is not in its range, or is given with bounds; for bounds
             that are not finite, not in order, on one side only, or not as many as the features.
 
-    Example: `layers.Logit(low=[0, None, -1], high=[1, None, 1])`, of three features, of which the
-    second has no bounds.
+    Example: of three features, of which the second has no bounds.
+
+    ```python
+    layer = keras_flows.layers.Logit(low=[0, None, -1], high=[1, None, 1])
+    layer(np.array([[0.5, 7.0, 0.0]])).numpy().tolist()              # [[0.0, 7.0, 0.0]]
+    ```
     """
 
     def __init__(self, alpha=None, *, low=None, high=None, **kwargs):

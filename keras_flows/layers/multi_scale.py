@@ -23,6 +23,17 @@ class MultiScale(Bijection):
 
     Raises:
         ValueError: if the output of a level cannot be divided in two.
+
+    Example:
+
+    ```python
+    def level():
+        coupling = keras_flows.layers.AffineCoupling(keras_flows.networks.ConvNet(16))
+        return keras_flows.layers.Chain([keras_flows.layers.Squeeze(), coupling])
+
+    layer = keras_flows.layers.MultiScale([level(), level()])
+    layer(np.zeros((2, 8, 8, 3)))                # (2, 192)
+    ```
     """
 
     def __init__(self, levels, **kwargs):

@@ -47,7 +47,8 @@ class Partition(ConstructorConfig, keras.layers.Layer):
         def merge(self, first, second):
             return ops.take(ops.concatenate([first, second], axis=-1), self.back, axis=-1)
 
-    coupling = keras_flows.layers.AffineCoupling(networks.MLP(64), partition=RandomHalf())
+    network = keras_flows.networks.MLP(64)
+    coupling = keras_flows.layers.AffineCoupling(network, partition=RandomHalf())
     ```
     """
 

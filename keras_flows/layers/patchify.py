@@ -20,6 +20,13 @@ class Patchify(Bijection):
 
     Raises:
         ValueError: if `size` does not divide height and width.
+
+    Example:
+
+    ```python
+    layer = keras_flows.layers.Patchify(4)
+    layer(np.zeros((2, 8, 16, 3)))               # (2, 8, 48)
+    ```
     """
 
     def __init__(self, size, *, order="cell", **kwargs):

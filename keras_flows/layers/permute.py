@@ -18,6 +18,13 @@ class Permute(Bijection):
 
     Raises:
         ValueError: if it is not a permutation, or not of the input's channels.
+
+    Example:
+
+    ```python
+    layer = keras_flows.layers.Permute([2, 0, 1])
+    layer(np.array([[1.0, 2.0, 3.0]])).numpy().tolist()              # [[3.0, 1.0, 2.0]]
+    ```
     """
 
     def __init__(self, permutation=None, **kwargs):

@@ -33,6 +33,18 @@ class Repeat(Precomputes, Stacked):
     Raises:
         ValueError: if the step changes the shape, is built, adds losses, or cannot be inverted in
             training although `reversible` is set.
+
+    Example:
+
+    ```python
+    step = keras_flows.layers.Chain([
+        keras_flows.layers.InvertibleConv1x1(),
+        keras_flows.layers.AffineCoupling(keras_flows.networks.MLP(32)),
+    ])
+    layer = keras_flows.layers.Repeat(step, depth=8, reversible=True)
+    layer(np.zeros((2, 6)))                      # (2, 6)
+    len(layer.get_steps())                       # 8
+    ```
     """
 
     def __init__(self, step, depth, *, reversible=False, **kwargs):

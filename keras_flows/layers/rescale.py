@@ -14,6 +14,13 @@ class Rescale(Bijection):
 
     Raises:
         ValueError: if `scale` is zero or not finite.
+
+    Example:
+
+    ```python
+    layer = keras_flows.layers.Rescale(1 / 256, -0.5)
+    layer(np.array([[0.0, 128.0]])).numpy().tolist()                 # [[-0.5, 0.0]]
+    ```
     """
 
     def __init__(self, scale, offset=0.0, **kwargs):

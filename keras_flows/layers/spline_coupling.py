@@ -38,7 +38,12 @@ class SplineCoupling(Coupling):
     Raises:
         ValueError: for `bins` or a `tail_bound` out of range.
 
-    Example: `layers.SplineCoupling(networks.ResidualMLP(64), bins=8, swap=True)`.
+    Example:
+
+    ```python
+    layer = keras_flows.layers.SplineCoupling(keras_flows.networks.ResidualMLP(64), bins=8)
+    layer(np.array([[0.5, -1.0, 2.0, 4.0]]))                         # (1, 4)
+    ```
     """
 
     def __init__(

@@ -35,6 +35,13 @@ class Squeeze(Bijection):
 
     Raises:
         ValueError: if `size` does not divide height and width, or does not go with `order`.
+
+    Example:
+
+    ```python
+    layer = keras_flows.layers.Squeeze()
+    layer(np.zeros((2, 8, 8, 3)))                # (2, 4, 4, 12)
+    ```
     """
 
     def __init__(self, size=2, *, order="channel", **kwargs):

@@ -16,6 +16,14 @@ class Standardize(Bijection):
     `adapt` sets both, training does neither; until then it is the identity. A channel that does not
     vary where `adapt` looks keeps a deviation of 1. Shapes: (batch, D), (batch, tokens, channels)
     or (batch, height, width, channels), unchanged.
+
+    Example:
+
+    ```python
+    layer = keras_flows.layers.Standardize()
+    layer.adapt(np.random.normal(50.0, 7.0, size=(1000, 2)))
+    layer.deviation.shape                        # (2,)
+    ```
     """
 
     data_dependent = True

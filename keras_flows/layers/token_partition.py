@@ -36,7 +36,14 @@ class TokenPartition(Partition):
     Raises:
         ValueError: for an unknown kind, or tokens that it cannot halve.
 
-    Example: `layers.TokenPartition(("channels", "checkerboard"), grid=(8, 8))`.
+    Example: of eight steps, half change channels, half change tokens.
+
+    ```python
+    partition = keras_flows.layers.TokenPartition(("channels", "checkerboard"), grid=(8, 8))
+    coupling = keras_flows.layers.AffineCoupling(keras_flows.networks.ViT(32), partition=partition)
+    layer = keras_flows.layers.Repeat(coupling, depth=8)
+    layer(np.zeros((2, 64, 12)))                 # (2, 64, 12)
+    ```
     """
 
     def __init__(self, kinds, grid=None, **kwargs):

@@ -15,6 +15,13 @@ class ConvNet(ConstructorConfig, keras.layers.Layer):
 
     Args:
         width: filters of both convolutions.
+
+    Example:
+
+    ```python
+    network = keras_flows.networks.ConvNet(32)
+    network(np.zeros((2, 8, 8, 6)))              # (2, 8, 8, 32)
+    ```
     """
 
     def __init__(self, width, **kwargs):

@@ -12,6 +12,13 @@ class MLP(ConstructorConfig, keras.layers.Layer):
     Args:
         width: units of each layer.
         num_layers: number of hidden layers.
+
+    Example:
+
+    ```python
+    network = keras_flows.networks.MLP(64, num_layers=3)
+    network(np.zeros((2, 6)))                    # (2, 64)
+    ```
     """
 
     def __init__(self, width, num_layers=2, **kwargs):

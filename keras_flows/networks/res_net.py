@@ -24,6 +24,13 @@ class ResNet(ConstructorConfig, keras.layers.Layer):
         masked: whether the last input channel is a checkerboard's mask; it is not normalised,
             and the rest is doubled, as half of it is zeros.
         magnitude_regularizer: for the weight norm's magnitudes.
+
+    Example:
+
+    ```python
+    network = keras_flows.networks.ResNet(16, num_blocks=1)
+    network(np.zeros((2, 8, 8, 6)))              # (2, 8, 8, 16)
+    ```
     """
 
     def __init__(self, width, num_blocks=2, *, masked=False, magnitude_regularizer=None, **kwargs):

@@ -23,6 +23,13 @@ class ResidualConvNet(ConstructorConfig, keras.layers.Layer):
 
     Raises:
         ValueError: for arguments out of range.
+
+    Example:
+
+    ```python
+    network = keras_flows.networks.ResidualConvNet(16, dropout=0.1)
+    network(np.zeros((2, 8, 8, 6)))              # (2, 8, 8, 16)
+    ```
     """
 
     def __init__(self, width, num_blocks=2, *, dropout=0.0, **kwargs):

@@ -23,6 +23,13 @@ class ResidualMLP(ConstructorConfig, keras.layers.Layer):
 
     Raises:
         ValueError: for arguments out of range.
+
+    Example:
+
+    ```python
+    network = keras_flows.networks.ResidualMLP(64, num_blocks=2, dropout=0.1)
+    network(np.zeros((2, 6)))                    # (2, 64)
+    ```
     """
 
     def __init__(self, width, num_blocks=2, *, dropout=0.0, **kwargs):

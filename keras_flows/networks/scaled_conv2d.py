@@ -25,6 +25,13 @@ class ScaledConv2D(Precomputes, ConstructorConfig, keras.layers.Layer):
         kernel_size: odd; the padding is "same".
         kernel_initializer: of the kernel. `edge` starts likewise.
         normalize: whether bias and log_scale depend on the data.
+
+    Example:
+
+    ```python
+    layer = keras_flows.layers.ScaledConv2D(12, 3)
+    layer(np.ones((2, 8, 8, 6)))                 # (2, 8, 8, 12)
+    ```
     """
 
     def __init__(

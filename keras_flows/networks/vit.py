@@ -31,6 +31,13 @@ class ViT(ConstructorConfig, keras.layers.Layer):
     Raises:
         ValueError: for arguments out of range, heads that do not divide the width, or inputs that
             are no tokens.
+
+    Example:
+
+    ```python
+    network = keras_flows.networks.ViT(64, num_blocks=2)
+    network(np.zeros((2, 16, 12)))               # (2, 16, 64)
+    ```
     """
 
     def __init__(self, width, num_blocks=1, *, num_heads=4, **kwargs):

@@ -16,6 +16,13 @@ class WeightNormConv2D(Precomputes, ConstructorConfig, keras.layers.Layer):
     kernel of each filter has norm 1. Directions and magnitudes start as in RealNVP's released
     code. Shapes: (batch, height, width, channels) -> (batch, height, width, filters), with
     padding "same".
+
+    Example:
+
+    ```python
+    layer = keras_flows.networks.WeightNormConv2D(12, 3)
+    layer(np.ones((2, 8, 8, 6)))                 # (2, 8, 8, 12)
+    ```
     """
 
     def __init__(

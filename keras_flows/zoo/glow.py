@@ -55,6 +55,16 @@ class Glow(Flow):
 
     Raises:
         ValueError: for arguments out of range, and sizes that `levels` cannot halve.
+
+    Example:
+
+    ```python
+    images = np.random.randint(0, 256, (32, 8, 8, 3), "uint8")
+    model = keras_flows.zoo.Glow((8, 8, 3), levels=2, depth=4, width=16)
+    model.compile("adam")
+    model.fit(images, verbose=0)
+    model.sample(4, temperature=0.7, seed=1)                         # (4, 8, 8, 3)
+    ```
     """
 
     absent = {"standardize": False}

@@ -40,6 +40,16 @@ class Jet(Flow):
     Raises:
         ValueError: for arguments out of range, patches that do not divide the image or that
             `partitions` cannot halve.
+
+    Example:
+
+    ```python
+    images = np.random.randint(0, 256, (32, 8, 8, 3), "uint8")
+    model = keras_flows.zoo.Jet((8, 8, 3), depth=4, width=16)
+    model.compile("adam")
+    model.fit(images, verbose=0)
+    model.encode(images[:4])                     # (4, 192)
+    ```
     """
 
     def __init__(

@@ -33,6 +33,15 @@ class NICE(Flow):
 
     Raises:
         ValueError: for arguments out of range.
+
+    Example:
+
+    ```python
+    model = keras_flows.zoo.NICE((2,), depth=4, width=64)
+    model.compile("adam")
+    model.fit(np.random.normal(size=(64, 2)), verbose=0)
+    model.sample(3)                              # (3, 2)
+    ```
     """
 
     absent = {"standardize": False}

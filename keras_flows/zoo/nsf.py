@@ -40,6 +40,16 @@ class NSF(Flow):
 
     Raises:
         ValueError: for arguments out of range, and sizes that `levels` cannot halve.
+
+    Example:
+
+    ```python
+    model = keras_flows.zoo.NSF((2,), condition_shape=(3,), bounds=[(0, 1), None])
+    model.compile("adam")
+    theta, x = np.random.uniform(size=(64, 2)), np.random.normal(size=(64, 3))
+    model.fit(theta, x, verbose=0)
+    model.sample(5, condition=x[0])              # (5, 2)
+    ```
     """
 
     def __init__(

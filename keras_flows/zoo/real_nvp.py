@@ -45,6 +45,15 @@ class RealNVP(Flow):
 
     Raises:
         ValueError: for arguments out of range, and sizes that `levels` cannot halve.
+
+    Example:
+
+    ```python
+    model = keras_flows.zoo.RealNVP((2,))
+    model.compile("adam")
+    model.fit(np.random.normal(size=(64, 2)), verbose=0)
+    model.log_prob(np.zeros((1, 2)))             # (1,)
+    ```
     """
 
     absent = {"standardize": False}
