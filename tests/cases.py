@@ -225,16 +225,11 @@ CASES = {
         (3, 3, 2),
         None,
     ),
-    "causal_affine": (lambda: causal_affine(), TOKENS, None),
+    "causal_affine": (causal_affine, TOKENS, None),
     "causal_affine_of_classes": (
-        lambda: layers.Repeat(causal_affine(condition_shape=(3,)), 2),
+        lambda: causal_affine(condition_shape=(3,)),
         TOKENS,
         np.array([0, 2, -1, 1]),
-    ),
-    "causal_affine_of_features": (
-        lambda: causal_affine(condition_shape=(2,)),
-        (2, 3),
-        FEATURES,
     ),
     "coupling_of_classes": (
         lambda: layers.AdditiveCoupling(MLP(6), condition_shape=(3,)),
