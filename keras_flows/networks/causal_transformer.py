@@ -102,7 +102,7 @@ class CausalTransformer(ConstructorConfig, keras.layers.Layer):
             if cache is None:
                 seen = attention(norm_1(x))
             else:
-                seen, keys_and_values = attention(norm_1(x), cache[i], index)
+                seen, keys_and_values = attention(norm_1(x), cache=cache[i], index=index)
                 kept.append(keys_and_values)
             x = x + seen
             x = x + by_rows(narrow, _gelu(by_rows(wide, norm_2(x))))
