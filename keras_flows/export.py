@@ -48,7 +48,9 @@ def export(flow, path):
         traced = [function.get_concrete_function() for function in signatures.values()]
         read = {id(variable): variable for each in traced for variable in each.graph.variables}
         module.weights = list(read.values())
-        tf.saved_model.save(module, scratch, signatures=signatures)
+        # Whoever loads it trains nothing.
+        options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
+        tf.saved_model.save(module, scratch, signatures=signatures, options=options)
         model_name = os.path.basename(os.path.dirname(os.path.abspath(path)))
         _write_warmup(model_name, signatures, os.path.join(scratch, "assets.extra"))
 
