@@ -17,6 +17,7 @@ from keras_flows.batch_parts import in_parts, number_of_parts
 from keras_flows.bijection import Bijection
 from keras_flows.condition_features import check_readers, features_shape
 from keras_flows.data_spec import spoil_rows
+from keras_flows.differentiation import taking_gradients
 from keras_flows.guidance import guided_by
 from keras_flows.layers.standardize import Standardize
 from keras_flows.tracing import TracedModel, computes
@@ -226,7 +227,7 @@ class Density(TracedModel):
 
     def denoised(self, x, features=None):
         """What is expected of x without its normal noise: one step up the density's gradient."""
-        with tf.GradientTape() as tape:
+        with taking_gradients(), tf.GradientTape() as tape:
             tape.watch(x)
             z, log_det = self.bijection.forward_and_log_det(x, features)
             log_prob = self._log_prior(z) + log_det

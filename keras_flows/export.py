@@ -32,7 +32,8 @@ def export(flow, path):
     a CPU with oneDNN, an error.
 
     Images are uint8, all else float32; a conditional model takes `condition` in each, labels as
-    int32 (batch,). All convert to ONNX and OpenVINO. What the weights alone decide is computed now
+    int32 (batch,). All convert to ONNX and OpenVINO, but `sample` of a model with `noise`, which
+    differentiates. What the weights alone decide is computed now
     and stored in their place, so the SavedModel cannot be trained further. It needs TensorFlow
     alone, without Python ops or XLA, and appears under its name complete, with a request for each
     signature in `assets.extra`, by which TF Serving warms up (if `tensorflow-serving-api` is
@@ -48,9 +49,7 @@ def export(flow, path):
         traced = [function.get_concrete_function() for function in signatures.values()]
         read = {id(variable): variable for each in traced for variable in each.graph.variables}
         module.weights = list(read.values())
-        # Whoever loads it trains nothing.
-        options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
-        tf.saved_model.save(module, scratch, signatures=signatures, options=options)
+        tf.saved_model.save(module, scratch, signatures=signatures)
         model_name = os.path.basename(os.path.dirname(os.path.abspath(path)))
         _write_warmup(model_name, signatures, os.path.join(scratch, "assets.extra"))
 

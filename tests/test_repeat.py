@@ -175,7 +175,7 @@ def test_recomputed_gradients_of_the_second_order(policy):
             outer.watch(x)
             with tf.GradientTape() as inner:
                 inner.watch(x)
-                z, log_det = repeat.forward_and_log_det(x)
+                z, log_det = repeat.forward_and_log_det(x, training=True)
                 log_prob = log_det - tf.reduce_sum(z**2, axis=1)
             penalty = tf.reduce_sum(inner.gradient(log_prob, x) ** 3)
         return outer.gradient(penalty, [x, *repeat.trainable_weights])

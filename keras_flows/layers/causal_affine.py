@@ -9,6 +9,7 @@ from keras_flows.arguments import check_one_of, require
 from keras_flows.bijection import Bijection, constant_log_det, sum_over_event
 from keras_flows.guidance import current_guidance
 from keras_flows.layers.affine_coupling import shift_and_scale
+from keras_flows.layers.coupling import output_policy
 from keras_flows.layers.token_partition import _permute
 from keras_flows.networks.causal_transformer import torch_dense
 from keras_flows.networks.rows import by_rows
@@ -111,7 +112,7 @@ class CausalAffine(Bijection):
             2 * channels,
             kernel_initializer="zeros",
             name="output_layer",
-            dtype=self.network.dtype_policy,
+            dtype=output_policy(self.network),
         )
         self._output_layer.build(features.shape)
 

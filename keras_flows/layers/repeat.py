@@ -3,6 +3,7 @@ import tensorflow as tf
 
 from keras_flows import adaptation
 from keras_flows.bijection import add_gradients, constant_log_det
+from keras_flows.differentiation import are_gradients_taken
 from keras_flows.layers.scan import scan
 from keras_flows.layers.stacked import Stacked
 from keras_flows.precomputation import Precomputes, leaves_of, supply
@@ -23,7 +24,7 @@ class Repeat(Precomputes, Stacked):
     where steps run one by one, the gradient remembers.
 
     Of a step with a layer that does not invert cheaply (`inverts_cheaply`), as `CausalAffine`, the
-    gradient remembers what each step was given, and nothing inside: it computes the step again.
+    gradient remembers, in training, what each step was given, and computes the step again.
 
     `get_steps` gives single steps to look at, `set_steps` takes them.
 
@@ -106,7 +107,7 @@ class Repeat(Precomputes, Stacked):
             changing = range(len(self._stacks))
         if self._is_unrolled(training):
             y, log_det, changed = self._run(x, condition, training, changing, unroll=True)
-        elif self._recomputes or (self.reversible and training):
+        elif (self.reversible or self._recomputes) and (training or are_gradients_taken()):
             y, log_det, changed = self._run_forgetting(x, condition, training, changing)
         else:
             y, log_det, changed = self._run(x, condition, training, changing)
