@@ -115,6 +115,8 @@ def fails(call, kind, words, received):
             "`num_heads` must divide `width`",
             "num_heads=3",
         ),
+        (zoo.TarFlow, (4, 4, 1), {"patch_size": 4}, "those that fit are [1, 2]", "patch_size=4"),
+        (zoo.TarFlow, (1, 1, 3), {}, "those that fit are none", "patch_size=None"),
         (zoo.TarFlow, (4, 4, 1), {"depth": 0}, "`depth` must be an integer of", "depth=0"),
         (zoo.TarFlow, (4, 4, 1), {"num_layers": 0}, "`num_layers` must be", "num_layers=0"),
         (zoo.TarFlow, (4, 4, 1), {"noise": -0.1}, "`noise` must be positive", "noise=-0.1"),

@@ -25,7 +25,8 @@ class TarFlow(Flow):
 
     Args:
         input_shape: (height, width, channels).
-        patch_size: it divides height and width. By default 4, 2 or 1, the first that does.
+        patch_size: it divides height and width, into more than one patch. By default 4, 2 or 1,
+            the first that does.
         depth: number of blocks.
         width: of the transformers' tokens.
         num_layers: of each transformer.
@@ -149,11 +150,15 @@ def _resolve_patch_size(patch_size, input_shape):
     if patch_size is not None:
         check_integers(1, patch_size=patch_size)
     height, width, _ = input_shape
-    fit = [n for n in range(1, min(height, width) + 1) if height % n == width % n == 0]
+    fit = [
+        n
+        for n in range(1, min(height, width) + 1)
+        if height % n == width % n == 0 and height * width > n**2
+    ]
     require(
-        patch_size in (None, *fit),
-        "Argument `patch_size` must divide height and width. Of "
-        f"input_shape={tuple(input_shape)} those that fit are {fit}",
+        fit and patch_size in (None, *fit),
+        "Argument `patch_size` must divide height and width, into more than one patch. Of "
+        f"input_shape={tuple(input_shape)} those that fit are {fit or 'none'}",
         patch_size=patch_size,
     )
     return patch_size or next(size for size in (4, 2, 1) if size in fit)
