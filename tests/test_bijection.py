@@ -78,7 +78,13 @@ NETWORKS = {
 }
 
 
-@pytest.mark.parametrize("name", [*SUITE.values(), *NETWORKS])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow) if name.startswith("causal") else name
+        for name in [*SUITE.values(), *NETWORKS]
+    ],
+)
 @pytest.mark.filterwarnings("ignore:.*shuffle.*:UserWarning")
 def test_keras_suite(name):
     """Build, symbolic and eager calls, one training step, mixed precision, the config as JSON."""

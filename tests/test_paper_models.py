@@ -311,11 +311,12 @@ def test_jet(shape, patch_size, partitions, options):
 # TarFlow.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("shape", "options"),
     [
         ((4, 6, 3), {"patch_size": 2, "bits": 5, "num_classes": 3}),
-        pytest.param((8, 4, 1), {"patch_size": 4, "num_layers": 2}, marks=pytest.mark.slow),
+        ((8, 4, 1), {"patch_size": 4, "num_layers": 2}),
     ],
 )
 def test_tarflow(shape, options):

@@ -155,7 +155,9 @@ def causal_affine(num_layers=1):
     return layers.CausalAffine(network, condition_shape=(2,))
 
 
-@pytest.mark.parametrize("make", [SlowToInvert, causal_affine])
+@pytest.mark.parametrize(
+    "make", [SlowToInvert, pytest.param(causal_affine, marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("policy", ["float64"], indirect=True)
 def test_a_recomputed_gradient_is_that_of_single_steps(make, policy):
     repeat = make_repeat(make(), 3, (3, 2), 0.2)
@@ -166,6 +168,7 @@ def test_a_recomputed_gradient_is_that_of_single_steps(make, policy):
         assert distance(value, wanted) < 1e-10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["float64"], indirect=True)
 def test_recomputed_gradients_of_the_second_order(policy):
     repeat = make_repeat(SlowToInvert(), 3, (3,), 0.5)
@@ -321,7 +324,8 @@ def test_graph_does_not_grow_with_depth(reversible):
     assert training_step(6) == training_step(2)
 
 
-@pytest.mark.parametrize("num_layers", [1, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("num_layers", [1, 3])
 def test_what_a_gradient_stores_does_not_grow_with_the_layers_of_a_step(num_layers):
     """Of the loop forward the one backward reads what each step was given alone."""
     repeat = make_repeat(causal_affine(num_layers), 2, (3, 4))

@@ -66,6 +66,7 @@ def test_one_token_at_a_time_gives_what_all_have():
     assert np.abs(network(x, condition) - together).max() > 0.01  # of other places
 
 
+@pytest.mark.slow
 def test_causal_transformers_compute_in_half_what_they_compute():
     keras.utils.set_random_seed(0)
     x = np.random.default_rng(0).normal(size=(3, 4, 2)).astype("float32")
@@ -91,6 +92,7 @@ def test_training_drops_labels_as_a_function_of_the_iteration(labelled, monkeypa
     assert (labelled.training_condition(labels, 0).numpy() != batches[0]).any()
 
 
+@pytest.mark.slow
 def test_fit_alone_drops_labels(labelled, eager, monkeypatch):
     seen = []
 
@@ -109,6 +111,7 @@ def test_fit_alone_drops_labels(labelled, eager, monkeypatch):
     np.testing.assert_array_equal(evaluated, LABELS)
 
 
+@pytest.mark.slow
 def test_no_label_is_a_label_wherever_one_is(labelled, eager):
     none = np.full(6, -1)
     log_prob = labelled.log_prob(IMAGES, none)
@@ -140,6 +143,7 @@ def test_each_row_is_guided_by_its_own_weight(labelled, monkeypatch):
     assert labelled._guidance(0, 3) is labelled._guidance(np.float32(0), 3) is None
 
 
+@pytest.mark.slow
 def test_samples_are_guided(labelled, eager):
     def sample(**options):
         return labelled.sample(3, condition=LABELS[:3], seed=1, **options).numpy()
