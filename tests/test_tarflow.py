@@ -52,7 +52,7 @@ def test_one_token_at_a_time_gives_what_all_have():
     x, condition = (tf.constant(RNG.normal(size=(3, *shape))) for shape in ((5, 2), (4,)))
     network(x, condition)
     perturb(network, 0.3)
-    positions, cache = tf.constant([3, 0, 4, 1, 2]), network.empty_cache(3, 5)
+    positions, cache = tf.constant([3, 0, 4, 1, 2]), network.empty_cache(3)
     with tf.GradientTape() as tape:
         tape.watch(x)
         together = network(x, condition, positions)

@@ -160,7 +160,7 @@ class CausalAffine(Bijection):
                 tf.constant(0),
                 _permute(z, order, order),
                 constant_log_det(0, z),
-                self.network.empty_cache(rows, tokens),
+                self.network.empty_cache(rows),
             ),
             maximum_iterations=tokens - 1,
         )

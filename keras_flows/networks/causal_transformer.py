@@ -22,7 +22,7 @@ class CausalTransformer(ConstructorConfig, keras.layers.Layer):
     attention of the normalised tokens, and then an MLP of them, 4 width wide, with the exact GELU.
 
     `positions`, (tokens,) integers, are the places that tokens come from, if they are in another
-    order. One token at a time: from `empty_cache(rows, tokens)` on,
+    order. One token at a time: from `empty_cache(rows)` on,
     `network(token, condition, positions, cache=cache, index=i)` of (batch, 1, channels) gives what
     token i would have among all, (batch, 1, width), and the cache for the next.
 
@@ -85,9 +85,9 @@ class CausalTransformer(ConstructorConfig, keras.layers.Layer):
     def compute_output_shape(self, inputs_shape, condition_shape=None):
         return (*inputs_shape[:-1], self.width)
 
-    def empty_cache(self, rows, tokens):
-        """For so many rows, a tensor too, of so many tokens: for each layer its keys and values."""
-        shape = (rows, self.num_heads, tokens, self.width // self.num_heads)
+    def empty_cache(self, rows):
+        """For so many rows, a number or a tensor: the keys and values of each layer, once built."""
+        shape = (rows, self.num_heads, self.places.shape[0], self.width // self.num_heads)
         return [[tf.zeros(shape, self.compute_dtype) for _ in range(2)] for _ in self._blocks]
 
     def call(self, inputs, condition=None, positions=None, cache=None, index=None):
