@@ -192,11 +192,11 @@ def test_sizes_as_published():
 
 def of_one_kind():
     """Of presets that differ in their size alone, one."""
-    size = ("depth", "width", "num_blocks", "num_layers", "num_hidden")
+    size = ("depth", "width", "num_blocks", "num_layers", "num_hidden", "noise")
     kinds = {}
     for name in NAMES:
-        config = read(name, "config")["config"]
-        kinds[json.dumps({k: v for k, v in config.items() if k not in size})] = name
+        config = {"bits": 8, **read(name, "config")["config"]}
+        kinds[json.dumps({k: v for k, v in sorted(config.items()) if k not in size})] = name
     return sorted(kinds.values())
 
 

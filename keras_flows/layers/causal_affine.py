@@ -44,12 +44,8 @@ class CausalAffine(Bijection):
         ValueError: for another `condition_shape` or schedule, or inputs that are no tokens.
         TypeError: for a network that is no Keras layer.
 
-    Example:
-
-    ```python
-    block = layers.CausalAffine(networks.CausalTransformer(64, 2))
-    flow = layers.Chain([layers.Patchify(4), layers.Repeat(block, 4), layers.Flatten()])
-    ```
+    Example: `layers.Repeat(layers.CausalAffine(networks.CausalTransformer(64, 2)), depth=4)`,
+    between `layers.Patchify(4)` and `layers.Flatten()`.
     """
 
     inverts_cheaply = False
