@@ -200,7 +200,13 @@ def of_one_kind():
     return sorted(kinds.values())
 
 
-@pytest.mark.parametrize("name", of_one_kind())
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow) if name.startswith("tarflow") else name
+        for name in of_one_kind()
+    ],
+)
 def test_small_model_of_the_preset_has_what_the_formulas_say(name):
     small = {"width": 4, "depth": 1}
     small |= {"num_blocks": 2} if name.startswith(("realnvp", "nsf")) else {}
