@@ -44,8 +44,13 @@ class CausalAffine(Bijection):
         ValueError: for another `condition_shape` or schedule, or inputs that are no tokens.
         TypeError: for a network that is no Keras layer.
 
-    Example: `layers.Repeat(layers.CausalAffine(networks.CausalTransformer(64, 2)), depth=4)`,
-    between `layers.Patchify(4)` and `layers.Flatten()`.
+    Example:
+
+    ```python
+    block = keras_flows.layers.CausalAffine(keras_flows.networks.CausalTransformer(16))
+    layer = keras_flows.layers.Repeat(block, depth=2)
+    layer(np.zeros((2, 9, 4)))                   # (2, 9, 4)
+    ```
     """
 
     inverts_cheaply = False

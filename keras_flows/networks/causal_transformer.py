@@ -34,6 +34,13 @@ class CausalTransformer(ConstructorConfig, keras.layers.Layer):
     Raises:
         ValueError: for arguments out of range, heads that do not divide the width, or inputs that
             are no tokens.
+
+    Example:
+
+    ```python
+    network = keras_flows.networks.CausalTransformer(64, num_layers=2)
+    network(np.zeros((2, 16, 12)))               # (2, 16, 64)
+    ```
     """
 
     def __init__(self, width, num_layers=1, *, num_heads=4, **kwargs):

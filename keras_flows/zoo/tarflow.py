@@ -42,6 +42,17 @@ class TarFlow(Flow):
 
     Raises:
         ValueError: for arguments out of range, or patches that do not divide the image.
+
+    Example:
+
+    ```python
+    images = np.random.randint(0, 256, (32, 8, 8, 3), "uint8")
+    labels = np.arange(32) % 4
+    model = keras_flows.zoo.TarFlow((8, 8, 3), depth=2, width=16, num_layers=1, num_classes=4)
+    model.compile("adam")
+    model.fit(images, labels, verbose=0)
+    model.sample(2, condition=3, guidance=2.0)   # (2, 8, 8, 3)
+    ```
     """
 
     def __init__(
