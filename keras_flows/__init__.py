@@ -13,7 +13,7 @@ except ImportError as error:  # Keras was told to use a backend that is not inst
 if keras.config.backend() != "tensorflow":
     raise ImportError(f"{_USE_TENSORFLOW} Received: backend {keras.config.backend()!r}")
 
-from keras_flows import data, layers, networks, zoo
+from keras_flows import callbacks, data, layers, networks, zoo
 from keras_flows.bijection import Bijection
 from keras_flows.checking import check_bijection
 from keras_flows.flow import Flow
@@ -23,6 +23,7 @@ __all__ = [
     "Bijection",
     "Flow",
     "__version__",
+    "callbacks",
     "check_bijection",
     "data",
     "layers",
