@@ -1,7 +1,9 @@
 """Pictures: what is drawn, where, and that nothing else changes."""
 
 import ast
+import os
 import re
+import subprocess
 import sys
 
 import keras
@@ -383,3 +385,14 @@ def test_examples_run(code, model, plane, posterior, tmp_path, monkeypatch):
     theta, x = RNG.normal(size=(2, 3, 2))
     names = {"keras_flows": keras_flows, "model": model, "plane": plane, "posterior": posterior}
     exec(code, names | {"images": IMAGES.repeat(6, axis=0), "theta": theta, "x": x})
+
+
+@pytest.mark.slow
+def test_the_pictures_of_the_docs_are_drawn_and_small(tmp_path):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, ROOT / "tools" / "pictures.py", "--output", tmp_path]
+    subprocess.run([*map(str, command), "moons", "samples"], check=True, env=environment)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["moons.png", "samples.png"]
+    for path in [*tmp_path.iterdir(), *(ROOT / "docs" / "pictures").iterdir()]:
+        content = path.read_bytes()
+        assert content.startswith(b"\x89PNG") and 10_000 < len(content) < 150_000, path

@@ -47,7 +47,7 @@ def density(model, points=None, *, condition=None, bounds=None, resolution=200, 
     ax = axes.one(ax, figsize=(4.8, 4.8 * _aspect(bounds)))
     ax.pcolormesh(x, y, np.exp(log_prob).reshape(resolution, resolution), cmap="Blues")
     if points is not None:
-        ax.scatter(*points.T, s=4, c="tab:orange", alpha=0.5, linewidths=0)
+        ax.scatter(*points.T, s=6, c="tab:orange", alpha=0.8, linewidths=0)
     ax.set(xlim=bounds[0], ylim=bounds[1])
     _label(ax, model)
     return ax
