@@ -132,14 +132,14 @@ def test_points_and_classes_have_pictures_too(tmp_path):
 
 @keras.saving.register_keras_serializable(package="tests")
 class AlmostInverted(Bijection):
-    """The identity, but its inverse is off by 0.7 in the last element, and infinite beyond 100."""
+    """The identity, but its inverse is off by 0.7 in the last element, and NaN beyond 100."""
 
     def forward_and_log_det(self, x, condition=None, training=False):
         return x, tf.zeros_like(x[:, 0])
 
     def inverse_and_log_det(self, z, condition=None, training=False):
         x = z - [[0.0, 0.7]]
-        return tf.where(z > 100, math.inf, x), tf.zeros_like(x[:, 0])
+        return tf.where(z > 100, math.nan, x), tf.zeros_like(x[:, 0])
 
 
 def almost_inverted():
@@ -243,6 +243,9 @@ def test_bad_examples_are_refused_before_training(kind):
         fit(model, POINTS, kind(POINTS[:, :1]))
     with pytest.raises(ValueError, match=f"`condition` of {kind.__name__}: .*unconditional"):
         fit(model, POINTS, kind(POINTS, np.zeros(20, int)))
+    labelled = points_model(layers.LearnedPrior(num_classes=3), num_classes=3)
+    with pytest.raises(ValueError, match="`condition` of .*one row for each of 20 .*Received: 19"):
+        fit(labelled, POINTS, kind(POINTS, np.zeros(19, int)), y=np.zeros(20, int))
     assert int(model.optimizer.iterations) == 0
 
 
