@@ -182,7 +182,7 @@ def likelihood_ratio(log_prob, other):
     """log q - log p in nats: how much better another model, or a compressor, knows the data.
 
     What makes an image simple, it is likely under both for, and cancels. The other one is
-    `compressor_log_prob` (Serra et al. 2020, arXiv:1909.11480), or that of a model of more general
+    `compressor_log_prob` (Serrà et al. 2020, arXiv:1909.11480), or that of a model of more general
     data, or of the same with noise added (Ren et al. 2019, arXiv:1906.02845).
 
     ```python

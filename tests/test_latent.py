@@ -1,5 +1,6 @@
 """Interpolation, attributes, neighbours, and scores of what is unlike the training data."""
 
+import importlib.util
 import math
 import re
 import zlib
@@ -7,6 +8,7 @@ import zlib
 import numpy as np
 import pytest
 import tensorflow as tf
+from conftest import ROOT
 
 from keras_flows import latent
 
@@ -116,3 +118,56 @@ def test_bad_arguments(call, message):
     pattern = ".*".join(map(re.escape, message.split(".*")))
     with pytest.raises(ValueError, match=pattern):
         call()
+
+
+# The example.
+
+
+@pytest.fixture(scope="module")
+def example():
+    path = ROOT / "tools" / "examples" / "out_of_distribution.py"
+    spec = importlib.util.spec_from_file_location("out_of_distribution", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_auroc_is_how_often_the_strange_one_scores_higher(example):
+    assert example.auroc(np.array([1.0, 2, 3]), np.array([2.0, 9])) == (1.5 + 3) / 6
+    assert example.auroc(np.array([1.0, 2]), np.array([math.inf, 3])) == 1
+
+
+def test_images_of_other_data_are_given_the_shape_of_a_model_s(example):
+    images = np.random.default_rng(0).integers(1, 256, (2, 4, 4, 3), "uint8")
+    larger = example.shaped(images[..., :1], (8, 8, 3))
+    np.testing.assert_array_equal(larger[:, 2:6, 2:6], images[..., :1].repeat(3, axis=3))
+    assert larger.shape == (2, 8, 8, 3) and not larger[:, :2].any() and not larger[:, :, 6:].any()
+    smaller = example.shaped(images, (2, 2, 1))
+    np.testing.assert_array_equal(smaller[..., 0], np.uint8(images[:, 1:3, 1:3].mean(axis=-1)))
+
+
+def test_changed_images(example):
+    images = np.random.default_rng(0).integers(0, 256, (30, 8, 8, 1), "uint8")
+    kinds = example.changed(images, 0)
+    assert all(x.shape == images.shape and x.dtype == np.uint8 for x in kinds.values())
+    np.testing.assert_array_equal(kinds["inverted"], ~images)
+    np.testing.assert_array_equal(kinds["turned by 90 degrees"][0, -1, :, 0], images[0, :, 0, 0])
+    blocks = kinds["4 x 4 blocks"].reshape(30, 2, 4, 2, 4)
+    assert np.ptp(blocks, axis=(2, 4)).max() == 0
+    np.testing.assert_allclose(blocks[0, 1, 0, 1, 0], images[0, 4:, 4:].mean(), atol=1)
+    assert np.ptp(kinds["flat"], axis=(1, 2)).max() == 0 < np.ptp(kinds["flat"])
+    share = np.mean(example.noisy(images, 0) != images)
+    assert abs(share - example.NOISE) < 0.03
+
+
+@pytest.mark.slow
+def test_the_example_from_end_to_end(example, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["example", "--seeds", "1", "--epochs", "1"])
+    example.main()
+    printed = capsys.readouterr().out
+    (row,) = re.findall(r"\| digits 5-9 \|(.*) \|", printed)
+    values = [float(value) for value in row.split("|")]
+    assert len(values) == 6 and all(0 <= value <= 1 for value in values[1:])
+    picture = tmp_path / "demo" / "out_of_distribution_digits.png"
+    assert picture.read_bytes().startswith(b"\x89PNG")

@@ -133,13 +133,13 @@ def test_temperatures_have_a_row_each(model):
 
 
 def test_a_density_is_that_of_the_model(plane):
-    ax = plot.density(plane, bounds=((-8, 8), (-6, 6)), resolution=48)
+    ax = plot.density(plane, bounds=((0, 8), (-6, 6)), resolution=48)
     (mesh,) = ax.collections
-    values = mesh.get_array()
-    area = 16 / 48 * 12 / 48
-    np.testing.assert_allclose(values.sum() * area, 1, atol=0.01)
+    values = np.reshape(mesh.get_array(), (48, 48))  # by rows, which are y
+    np.testing.assert_allclose(values.sum() * 8 / 48 * 12 / 48, 0.5, atol=0.01)
     np.testing.assert_allclose(values.max(), 1 / (2 * np.pi * 4), rtol=0.01)
-    assert ax.get_xlim() == (-8, 8) and ax.get_ylim() == (-6, 6)
+    assert values[:, 0].argmax() in (23, 24) and values[0].argmax() == 0
+    assert ax.get_xlim() == (0, 8) and ax.get_ylim() == (-6, 6)
 
 
 def test_points_lie_over_their_density(plane):
@@ -395,4 +395,4 @@ def test_the_pictures_of_the_docs_are_drawn_and_small(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["moons.png", "samples.png"]
     for path in [*tmp_path.iterdir(), *(ROOT / "docs" / "pictures").iterdir()]:
         content = path.read_bytes()
-        assert content.startswith(b"\x89PNG") and 10_000 < len(content) < 150_000, path
+        assert content.startswith(b"\x89PNG") and 1000 < len(content) < 150_000, path
