@@ -5,10 +5,10 @@ the Axes: `plot.density(model).figure.savefig("density.png")`. None shows a figu
 others look.
 """
 
-from keras_flows.plot.calibration import calibration
-from keras_flows.plot.images import images, interpolation, temperatures
-from keras_flows.plot.likelihoods import likelihoods, training
+from keras_flows.plot.curves import likelihoods, training
 from keras_flows.plot.points import density, latent_grid, pairs
+from keras_flows.plot.ranks import calibration
+from keras_flows.plot.rows_of_images import images, interpolation, temperatures
 
 __all__ = [
     "calibration",
