@@ -13,7 +13,7 @@ except ImportError as error:  # Keras was told to use a backend that is not inst
 if keras.config.backend() != "tensorflow":
     raise ImportError(f"{_USE_TENSORFLOW} Received: backend {keras.config.backend()!r}")
 
-from keras_flows import data, layers, networks, zoo
+from keras_flows import calibration, callbacks, data, latent, layers, networks, plot, zoo
 from keras_flows.bijection import Bijection
 from keras_flows.checking import check_bijection
 from keras_flows.flow import Flow
@@ -23,9 +23,13 @@ __all__ = [
     "Bijection",
     "Flow",
     "__version__",
+    "calibration",
+    "callbacks",
     "check_bijection",
     "data",
+    "latent",
     "layers",
     "networks",
+    "plot",
     "zoo",
 ]

@@ -214,6 +214,14 @@ class Density(TracedModel):
         overflowed = ~ops.all(ops.isfinite(x), axis=tuple(range(1, len(x.shape))))
         return spoil_rows(overflowed, self.data_spec.quantize(x)), overflowed
 
+    @computes
+    def round_trip_errors(self, x, condition=None):
+        """The largest |x - inverse(forward(x))| of each example of dequantised x, (batch,)."""
+        features = self.features_of(condition)
+        z, _ = self.bijection.forward_and_log_det(x, features)
+        again, _ = self.bijection.inverse_and_log_det(z, features)
+        return ops.max(ops.abs(again - x), axis=tuple(range(1, len(x.shape))))
+
     def latents_of(self, seeds, temperatures):
         """Draws from the base distribution, row i from seeds[i] (two integers) alone, scaled."""
         _, draw = PRIORS[self.prior]

@@ -1,13 +1,15 @@
 """The examples: what they compute, and a short run of each from end to end."""
 
+import functools
 import importlib.util
 import pathlib
 import sys
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import tensorflow as tf
+
+from keras_flows.calibration import ranks
 
 pytest.importorskip("matplotlib")
 pytest.importorskip("sklearn")
@@ -81,20 +83,17 @@ class Normal:
 
     def sample(self, n, condition, seed):
         noise = np.random.default_rng(seed).normal(size=(n, len(condition)))
-        return _tensor(condition + self.shift + self.deviation * noise)
+        return tf.constant(condition + self.shift + self.deviation * noise)
 
     def log_prob(self, theta, condition):
-        return _tensor(-np.sum(((theta - condition - self.shift) / self.deviation) ** 2, axis=1))
-
-
-def _tensor(array):
-    return SimpleNamespace(numpy=lambda: array)
+        return -np.sum(((theta - condition - self.shift) / self.deviation) ** 2, axis=1)
 
 
 def calibration(model, count=300):
     task = posterior.Task(lambda theta, rng: theta + 0.5 * rng.normal(size=theta.shape), 2, 1)
     theta, x = task.simulate(count, np.random.default_rng(0))
-    below, less_probable = posterior.ranks(model, task, theta, x, count=9, seed=0)
+    sample = functools.partial(task.sample, model)
+    below, less_probable = ranks(model, theta, x, count=9, sample=sample)
     assert below.shape == (count, 2) and less_probable.shape == (count,)
     return [np.bincount(each, minlength=10) for each in (*below.T, less_probable)]
 

@@ -90,8 +90,22 @@ def test_what_is_imported_is_required():
     modules = {name for path in (ROOT / "keras_flows").rglob("*.py") for name in imported(path)}
     assert {"keras", "requests"} <= modules
     others = modules - sys.stdlib_module_names - {"keras_flows"}
-    # Of the extra "serving": exporting does without.
-    assert {name for name in others if not is_required(name)} == {"tensorflow_serving"}
+    # Of the extras "serving", which exporting does without, and "plot".
+    extras = {"matplotlib", "tensorflow_serving"}
+    assert {name for name in others if not is_required(name)} == extras
+
+
+def test_only_keras_flows_plot_imports_matplotlib_and_not_before_it_draws():
+    importing = [
+        path.relative_to(ROOT / "keras_flows").as_posix()
+        for path in (ROOT / "keras_flows").rglob("*.py")
+        if "matplotlib" in imported(path)
+    ]
+    assert importing == ["plot/axes.py"]
+    code = (ROOT / "keras_flows" / "plot" / "axes.py").read_text()
+    top = [node for node in ast.parse(code).body if isinstance(node, ast.Import | ast.ImportFrom)]
+    assert "matplotlib" not in {node.names[0].name for node in top}
+    assert all("matplotlib" not in (getattr(node, "module", None) or "") for node in top)
 
 
 def examples():

@@ -30,7 +30,7 @@ import sample
 import train
 from PIL import Image
 
-from keras_flows import __version__, presets
+from keras_flows import __version__, pictures, presets
 
 HALF_LOSS = 0.001  # bits/dim
 GAIN = 0.02  # bits/dim, for which new weights are worth their place in the repository's history
@@ -199,7 +199,7 @@ def compressed_sizes(model, data):
     if not model.is_image:
         return {}
     batches = [keras.utils.unpack_x_y_sample_weight(batch)[0].numpy() for batch in data]
-    image = Image.fromarray(sample.grid(np.concatenate(batches), line=0).squeeze())
+    image = Image.fromarray(pictures.grid(np.concatenate(batches), line=0).squeeze())
     dimensions = sum(batch.size for batch in batches)
     sizes = {}
     for name, options in (

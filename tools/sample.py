@@ -10,9 +10,9 @@ import json
 import pathlib
 
 import models
-import numpy as np
-import tensorflow as tf
 import threads
+
+from keras_flows import pictures
 
 
 def main():
@@ -48,35 +48,8 @@ def main():
 
 def picture(model, n=64, temperature=1.0, condition=None, seed=0, zoom=2, guidance=0.0):
     """The bytes of a PNG of `n` samples; without a condition, the classes take turns."""
-    if condition is None and model.num_classes is not None:
-        condition = np.arange(n) % model.num_classes
-    samples = model.sample(n, temperature, condition, seed, guidance).numpy()
-    return png(grid(samples, zoom) if model.is_image else scatter(samples))
-
-
-def scatter(points, size=400):
-    """An image of the first two coordinates of points (n, D), the darker the denser."""
-    counts, _, _ = np.histogram2d(points[:, 1], points[:, 0], bins=size // 4)
-    shades = 255 * (1 - np.minimum(counts, 4) / 4)
-    return np.uint8(shades[::-1, :, None]).repeat(4, axis=0).repeat(4, axis=1)
-
-
-def grid(images, zoom=1, line=1):
-    """One image of images (n, height, width, channels), near square, dark lines around them."""
-    columns = int(np.ceil(np.sqrt(len(images))))
-    blank = np.zeros((-len(images) % columns, *images.shape[1:]), images.dtype)
-    cells = np.concatenate([images, blank]).repeat(zoom, axis=1).repeat(zoom, axis=2)
-    cells = np.pad(cells, ((0, 0), (line, line), (line, line), (0, 0)), constant_values=64)
-    rows = [
-        np.concatenate(list(cells[i : i + columns]), axis=1) for i in range(0, len(cells), columns)
-    ]
-    return np.concatenate(rows)
-
-
-def png(image):
-    """The bytes of a PNG; of other than 1, 3 or 4 channels, the first is shown."""
-    channels = image.shape[-1]
-    return tf.io.encode_png(image if channels in (1, 3, 4) else image[..., :1]).numpy()
+    samples = pictures.of_samples(model, n, temperature, condition, seed, zoom, guidance)
+    return pictures.png(samples)
 
 
 if __name__ == "__main__":

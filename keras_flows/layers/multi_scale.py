@@ -21,6 +21,9 @@ class MultiScale(Bijection):
     Args:
         levels: list of bijections that keep the rank of their input.
 
+    Attributes:
+        latent_sizes: how many dimensions of the latent each level has, once it is built.
+
     Raises:
         ValueError: if the output of a level cannot be divided in two.
 
@@ -57,6 +60,8 @@ class MultiScale(Bijection):
                     f"number must be even. Received: shape {shape} after level {level.name!r}"
                 )
             input_shape = (*shape[:-1], channels // 2)
+        *factored_out, last = [int(np.prod(shape)) for shape in self._shapes]
+        self.latent_sizes = [*(size // 2 for size in factored_out), last]
 
     def compute_output_shape(self, input_shape):
         return (input_shape[0], int(np.prod(input_shape[1:])))
@@ -72,10 +77,8 @@ class MultiScale(Bijection):
         return ops.concatenate([*latents, _flatten(x)], axis=-1), total
 
     def inverse_and_log_det(self, z, condition=None, training=False):
-        *factored_out, last = self._shapes
-        sizes = [int(np.prod(shape)) // 2 for shape in factored_out]
-        *latents, x = tf.split(z, [*sizes, int(np.prod(last))], axis=-1)
-        x, total = ops.reshape(x, (-1, *last)), 0.0
+        *latents, x = tf.split(z, self.latent_sizes, axis=-1)
+        x, total = ops.reshape(x, (-1, *self._shapes[-1])), 0.0
         for level, shape in zip(reversed(self.levels), reversed(self._shapes), strict=True):
             if level is not self.levels[-1]:
                 half = (-1, *shape[:-1], shape[-1] // 2)

@@ -4,16 +4,13 @@
 import math
 import pathlib
 import shutil
-import sys
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 import keras_flows
-
-sys.path.append(str(pathlib.Path(__file__).parent.parent))
-from sample import grid, png  # noqa: E402
+from keras_flows.pictures import grid, png
 
 BITS = 4
 OUTPUT = pathlib.Path("demo")

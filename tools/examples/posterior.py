@@ -10,6 +10,7 @@ classifier tells ours from those (C2ST: 0.5 is perfect, 1 is worst).
 """
 
 import argparse
+import functools
 import pathlib
 from collections.abc import Callable
 from typing import NamedTuple
@@ -58,9 +59,13 @@ def main():
     picture = OUTPUT / f"{options.task}.png"
     draw_posteriors(picture, task, posteriors, references, true)
 
-    below, less_probable = ranks(model, task, *task.simulate(CALIBRATIONS, rng), count=99, seed=0)
+    sample = functools.partial(task.sample, model)
+    ranks = keras_flows.calibration.ranks(
+        model, *task.simulate(CALIBRATIONS, rng), count=99, sample=sample
+    )
     calibration = OUTPUT / f"{options.task}_calibration.png"
-    draw_calibration(calibration, below, less_probable, count=99)
+    axes = keras_flows.plot.calibration(*ranks, count=99)
+    axes[0].figure.savefig(calibration, dpi=120)
 
     print(f"\nPosteriors of five observations: {picture}")
     print(f"Ranks and coverage of {CALIBRATIONS} simulations: {calibration}")
@@ -184,24 +189,6 @@ def c2st(samples, reference):
     return cross_val_score(classifier, both, is_reference, cv=folds).mean()
 
 
-def ranks(model, task, theta, x, count, seed):
-    """Among `count` samples at each x: how many are below theta, and how many less probable.
-
-    Of an exact posterior all numbers 0..count are alike probable (Talts et al. 2018,
-    arXiv:1804.06788): (n, size) of each parameter; and (n,) of the density, whose rank is that of
-    the smallest credible region, of highest density, that theta is in.
-    """
-    below, less_probable = [], []
-    for i in range(len(x)):
-        samples = task.sample(model, count, x[i], seed + i)
-        points = np.concatenate([theta[i : i + 1], samples])
-        log_prob = model.log_prob(points, condition=np.repeat(x[i : i + 1], len(points), axis=0))
-        log_prob = log_prob.numpy()
-        below.append(np.sum(samples < theta[i], axis=0))
-        less_probable.append(np.sum(log_prob[1:] < log_prob[0]))
-    return np.array(below), np.array(less_probable)
-
-
 def draw_posteriors(path, task, posteriors, references, true):
     """A row of pictures for ours, one for the exact ones; two parameters in each."""
     rows = [("flow", posteriors)] + ([("exact", references)] if references else [])
@@ -223,26 +210,6 @@ def draw_posteriors(path, task, posteriors, references, true):
             axis.set(xlim=(-task.bound, task.bound), ylim=(-task.bound, task.bound), aspect="equal")
     for axis in axes[-1]:
         axis.set_xlabel(rf"$\theta_{pair.start + 1}$")
-    figure.savefig(path, dpi=120)
-    pyplot.close(figure)
-
-
-def draw_calibration(path, below, less_probable, count):
-    """How ranks are distributed, and what credible regions cover; 95 % of the time in the grey."""
-    n, size = below.shape
-    quantiles = (below + 0.5) / (count + 1)
-    levels = 1 - (less_probable[:, None] + 0.5) / (count + 1)
-    nominal = np.linspace(0, 1, 101)
-    spread = 1.96 * np.sqrt(nominal * (1 - nominal) / n)
-    figure, axes = pyplot.subplots(1, 2, figsize=(8, 4.2), layout="constrained")
-    for axis, values in zip(axes, (quantiles, levels), strict=True):
-        axis.fill_between(nominal, nominal - spread, nominal + spread, color="0.88", linewidth=0)
-        for column in values.T:
-            axis.plot(nominal, np.mean(column[:, None] <= nominal, axis=0), linewidth=1.5)
-        axis.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
-    axes[0].legend(axes[0].lines, [rf"$\theta_{i + 1}$" for i in range(size)], loc="upper left")
-    axes[0].set(title="Ranks of the true parameters", xlabel="rank", ylabel="share below")
-    axes[1].set(title="Credible regions", xlabel="credibility", ylabel="share that holds the truth")
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
 
