@@ -42,6 +42,8 @@ class Bijection(ConstructorConfig, TrackedByTensorFlow, BijectorLayer):
     - `data_dependent`: `adapt` sets weights of it;
     - `reads_condition`: its results depend on `condition`;
     - `invertible_in_training`: False if `training=True` computes what the inverse does not undo;
+    - `inverts_cheaply`: False if a `Repeat` shall rather store what a step was given, in training;
+    - `takes_no_label`: of conditions that are labels, -1 stands for none;
     - `constant_weights`: those of its non-trainable weights that nothing changes;
     - `synchronized`: in training it sums over all replicas.
 
@@ -61,6 +63,8 @@ class Bijection(ConstructorConfig, TrackedByTensorFlow, BijectorLayer):
     data_dependent = False
     reads_condition = False
     invertible_in_training = True
+    inverts_cheaply = True
+    takes_no_label = False
     constant_weights = ()
     synchronized = False
 
@@ -107,11 +111,15 @@ class Bijection(ConstructorConfig, TrackedByTensorFlow, BijectorLayer):
             none.
         """
         x, _ = self.inverse_and_log_det(z, condition, training)
+        return x, *self.differentiate(x, dz, dlog_det, sources, condition, training)
+
+    def differentiate(self, x, dz, dlog_det, sources, condition=None, training=False):
+        """As `backward`, of what forward was given: (dx, gradients)."""
         with tf.GradientTape() as tape:
             tape.watch([x, *sources])
             outputs = self.forward_and_log_det(x, condition, training)
         dx, *gradients = tape.gradient(outputs, [x, *sources], [dz, dlog_det])
-        return x, dx, gradients
+        return dx, gradients
 
     def adapt(self, x, condition=None):
         """Sets data-dependent weights (ActNorm's) from the batch `x`, layer by layer.

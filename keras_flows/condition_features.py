@@ -51,6 +51,13 @@ def condition_of_layers(num_classes, condition_shape, condition_network):
     )
 
 
+def takes_no_label(bijection):
+    """Whether the label -1 stands for none, in each layer of the bijection that reads labels."""
+    layers = flatten_layers(bijection) if isinstance(bijection, keras.layers.Layer) else ()
+    readers = [layer for layer in layers if getattr(layer, "reads_condition", False)]
+    return bool(readers) and all(getattr(layer, "takes_no_label", False) for layer in readers)
+
+
 def check_readers(bijection, spec, features):
     """Refuses a condition that no layer of the bijection reads, or that one reads otherwise."""
     if isinstance(spec, NoCondition):

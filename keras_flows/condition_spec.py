@@ -8,7 +8,7 @@ from keras_flows.arguments import check_integers, require
 from keras_flows.static_shape import of_shape
 
 
-def make_condition_spec(num_classes, condition_shape, dtype):
+def make_condition_spec(num_classes, condition_shape, dtype, takes_no_label=False):
     """That of the one that is given: `ClassLabels`, `Features` or, of neither, `NoCondition`."""
     require(
         None in (num_classes, condition_shape),
@@ -17,7 +17,7 @@ def make_condition_spec(num_classes, condition_shape, dtype):
         condition_shape=condition_shape,
     )
     if num_classes is not None:
-        return ClassLabels(num_classes)
+        return ClassLabels(num_classes, takes_no_label)
     return NoCondition() if condition_shape is None else Features(condition_shape, dtype)
 
 
@@ -25,7 +25,7 @@ class NoCondition:
     """An unconditional density's."""
 
     shape = columns = None
-    is_vector = False
+    is_vector = takes_no_label = False
 
     def names(self, condition):
         return None
@@ -65,6 +65,7 @@ class ConditionSpec:
     """
 
     columns = None
+    takes_no_label = False
 
     @property
     def is_vector(self):
@@ -123,15 +124,17 @@ class ConditionSpec:
 
 
 class ClassLabels(ConditionSpec):
-    """Integers (batch,) in 0 .. num_classes - 1."""
+    """Integers (batch,) in 0 .. num_classes - 1, and -1 if that may stand for no label."""
 
     shape, dtype = (), "int32"
 
-    def __init__(self, num_classes):
+    def __init__(self, num_classes, takes_no_label=False):
         check_integers(1, num_classes=num_classes)
         self.num_classes = num_classes
+        self.takes_no_label = takes_no_label
         self.argument = f"{num_classes=}"
-        self.rule = f"`condition` must be in 0..{num_classes - 1}, as {self.argument}."
+        none = ", or -1 for no label" if takes_no_label else ""
+        self.rule = f"`condition` must be in 0..{num_classes - 1}{none}, as {self.argument}."
 
     def check_spec(self, condition):
         """Shape and dtype of labels, or of their TensorSpec or KerasTensor."""
@@ -151,7 +154,8 @@ class ClassLabels(ConditionSpec):
 
     def are_broken(self, labels):
         """Which rows break the rule, (batch,)."""
-        return (labels < 0) | (labels >= self.num_classes)
+        first = -1 if self.takes_no_label else 0
+        return (labels < first) | (labels >= self.num_classes)
 
     def _flat(self, labels):
         return labels[:, 0] if labels.shape.rank == 2 else labels

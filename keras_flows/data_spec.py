@@ -1,6 +1,7 @@
 """What a Flow takes as data and latents, and what it says of the rest."""
 
 import math
+import numbers
 
 import keras
 import numpy as np
@@ -18,18 +19,32 @@ class DataSpec:
 
     Images are uint8 (batch, height, width, channels), of which `bits` are modelled; vectors are
     floats (batch, D), without bits, of which `vector_columns` tells more. `condition` is the spec
-    of what conditions them. `columns` are the names of a data frame's, once it has been learned
-    from.
+    of what conditions them. `deviation` is that of the normal noise that images get in place of the
+    uniform one, in the units of pixels, or None. `columns` are the names of a data frame's, once it
+    has been learned from.
     """
 
     columns = None
 
-    def __init__(self, input_shape, bits, condition, dtype, *, bounds=None, integer_columns=None):
+    def __init__(
+        self,
+        input_shape,
+        bits,
+        condition,
+        dtype,
+        *,
+        noise=None,
+        bounds=None,
+        integer_columns=None,
+    ):
         check_input_shape(input_shape)
         self.shape = tuple(int(size) for size in input_shape)
         self.is_image = len(self.shape) == 3
         check_bits(bits, self.shape)
         self.bits = 8 if bits is None and self.is_image else bits
+        check_noise(noise, self.shape, self.bits)
+        self.deviation = None if noise is None else 127.5 * noise
+        self._centre = 0.5 if noise is None else 0.0  # of a bin, as seen without noise
         self.vector_columns = make_columns(self.shape, bounds, integer_columns, dtype)
         self.condition = condition
         self.size = math.prod(self.shape)
@@ -166,7 +181,10 @@ class DataSpec:
     # Between data and what a bijection sees.
 
     def dequantize(self, x, noise=None):
-        """What the bijection sees of data x: what is counted plus `noise`, by default 1/2."""
+        """What the bijection sees of data x: what is counted plus `noise`.
+
+        By default that is 1/2, or 0 where noise is normal.
+        """
         values = ops.cast(x, self.dtype)
         if not self.is_image:
             noise = self.vector_columns.only_integers(0.5) if noise is None else noise
@@ -174,21 +192,24 @@ class DataSpec:
         if keras.backend.standardize_dtype(x.dtype) != "uint8":
             values = pixels.assert_pixels(values)
         bins = dequantization.to_bins(values, self.bits)
-        return bins + (0.5 if noise is None else noise)
+        return bins + (self._centre if noise is None else noise)
 
     def quantize(self, x):
         """Data, in its own dtype, of what the bijection's inverse gives."""
         if self.is_image:
-            return dequantization.to_images(x, self.bits)
+            return dequantization.to_images(x + (0.5 - self._centre), self.bits)
         return self.vector_columns.to_whole(x)
 
     def noise(self, x, kind, seed, *counters):
-        """Uniform noise for the batch x, a function of the rest alone, where x has whole numbers.
+        """Noise for the batch x, a function of the rest alone, where x has whole numbers.
 
-        None for vectors without.
+        It is uniform in [0, 1), or normal of `deviation`. None for vectors without.
         """
         if not (self.is_image or self.vector_columns.integer_columns):
             return None
+        if self.deviation is not None:
+            noise = dequantization.normal_noise(ops.shape(x), self.dtype, kind, seed, *counters)
+            return self.deviation * noise
         noise = dequantization.uniform_noise(ops.shape(x), self.dtype, kind, seed, *counters)
         return noise if self.is_image else self.vector_columns.only_integers(noise)
 
@@ -227,6 +248,18 @@ def _check_finite(name, values, dtype):
             return
     beyond = f" in {dtype}" if np.isfinite(values).all() else ""
     raise ValueError(f"{name} must be finite. Received: values that are NaN or infinite{beyond}")
+
+
+def check_noise(noise, input_shape, bits):
+    valid = isinstance(noise, numbers.Real) and not isinstance(noise, bool) and 0 < noise < math.inf
+    require(
+        noise is None or (valid and len(input_shape) == 3 and bits == 8),
+        "Argument `noise` must be positive and finite, the deviation of normal noise on images of "
+        "values in [-1, 1], and is for images of all 8 bits only",
+        noise=noise,
+        input_shape=tuple(input_shape),
+        bits=bits,
+    )
 
 
 def check_bits(bits, input_shape):

@@ -17,6 +17,8 @@ from keras_flows.batch_parts import in_parts, number_of_parts
 from keras_flows.bijection import Bijection
 from keras_flows.condition_features import check_readers, features_shape
 from keras_flows.data_spec import spoil_rows
+from keras_flows.differentiation import taking_gradients
+from keras_flows.guidance import guided_by
 from keras_flows.layers.standardize import Standardize
 from keras_flows.tracing import TracedModel, computes
 
@@ -69,6 +71,8 @@ class Density(TracedModel):
     def log_prob(self, x, condition=None, seed=None):
         """Log-likelihood in nats, (batch,). With `seed`, of x + u, u uniform; else u = 1/2.
 
+        Of a model with `noise`, with `seed`, of x with that; else of x.
+
         Second derivatives, as by `tape.batch_jacobian`, are those of a `tf.function` that calls it.
         """
         x, condition = self._ready(x, condition)
@@ -84,19 +88,20 @@ class Density(TracedModel):
         x, condition = self._ready(x, condition)
         return of_rows(self.traced(self.latent_and_log_prob), self.dequantize(x), condition)[0]
 
-    def decode(self, z, condition=None):
+    def decode(self, z, condition=None, guidance=0.0):
         """Data of latents (batch, D), in its own units: uint8 images or float vectors.
 
-        Rows that overflow are as in `sample`.
+        With `guidance`, as in `sample`, it does not undo `encode`. Rows that overflow are as there.
         """
         self._check_adapted("decode")
         z = self.data_spec.latent(z)
         condition = self.data_spec.condition.check(condition, z.shape[0])
-        data, overflowed = of_rows(self.traced(self.data_and_overflow), z, condition)
+        guidance = self._guidance(guidance, tf.shape(z)[0])
+        data, overflowed = of_rows(self.traced(self.data_and_overflow), z, condition, guidance)
         _warn_of(overflowed)
         return data
 
-    def sample(self, n, temperature=1.0, condition=None, seed=None):
+    def sample(self, n, temperature=1.0, condition=None, seed=None, guidance=0.0):
         """`n` data points. The same seed gives the same points, each alone a function of its index.
 
         Args:
@@ -105,8 +110,12 @@ class Density(TracedModel):
             condition: of a conditional model, `n` of them, or a single one for all, which may come
                 without an axis for it.
             seed: an integer in 0 .. 2^31 - 1; None draws one, at each call of a graph, too.
+            guidance: of a model of labels that takes -1 for none, as `zoo.TarFlow` does, how far to
+                go beyond what the labels make of samples, at least 0; see `layers.CausalAffine`.
 
-        Temperature and seed may be scalar tensors; in a graph their values are not checked.
+        Of a model with `noise`, samples are denoised by one step; see `Flow`.
+
+        Temperature, seed and guidance may be scalar tensors, which are not checked in a graph.
 
         Far from the latents of data, as at high temperatures, the inverse may overflow: such a row
         is NaN throughout, or a black image, and a warning counts them. A graph and a SavedModel
@@ -127,10 +136,13 @@ class Density(TracedModel):
             seed = random.randrange(2**31)
         if not _is_scalar_in_graph(seed):
             check_integers(0, seed=seed)
+        guidance = self._guidance(guidance, n)
         seeds = tf.stack([tf.fill([n], tf.cast(seed, tf.int32)), tf.range(int(n))], axis=1)
         temperatures = tf.fill([n], tf.cast(temperature, self.compute_dtype))
         condition = self.data_spec.condition.for_samples(n, condition)
-        data, overflowed = self.traced(self.samples_and_overflow)(seeds, temperatures, condition)
+        data, overflowed = self.traced(self.samples_and_overflow)(
+            seeds, temperatures, condition, guidance
+        )
         _warn_of(overflowed)
         return data
 
@@ -176,21 +188,29 @@ class Density(TracedModel):
         features = self.features_of(condition, training)
         forward = functools.partial(self.bijection.forward_and_log_det, training=training)
         z, log_det = self._in_parts(forward, x, features, training=training)
-        # tfd.Sample's would broadcast shapes at run time, which ONNX cannot.
-        return z, ops.sum(self._element.log_prob(z), axis=-1) + log_det
+        return z, self._log_prior(z) + log_det
 
-    def data_of(self, z, condition=None):
+    def data_of(self, z, condition=None, guidance=None, *, denoise=False):
         """Data, in its own dtype, of latents z; NaN, or black images, where that overflows."""
-        return self.data_and_overflow(z, condition)[0]
+        return self.data_and_overflow(z, condition, guidance, denoise=denoise)[0]
 
     @computes
-    def data_and_overflow(self, z, condition=None):
-        """`data_of`, and which rows overflowed, (batch,); one condition may serve for all rows."""
+    def data_and_overflow(self, z, condition=None, guidance=None, *, denoise=False):
+        """`data_of`, and which rows overflowed, (batch,); one condition may serve for all rows.
+
+        `guidance` has a weight for each row, or is None.
+        """
         features = self.features_of(condition)
         if features is not None:
             rows = ops.shape(z)[:1]
             features = ops.broadcast_to(features, (*rows, *features.shape[1:]))
-        x, _ = self._in_parts(self.bijection.inverse_and_log_det, z, features)
+
+        def inverse(z, features, guidance):
+            with guided_by(guidance):
+                x, _ = self.bijection.inverse_and_log_det(z, features)
+            return self.denoised(x, features) if denoise else x
+
+        x = self._in_parts(inverse, z, features, guidance)
         overflowed = ~ops.all(ops.isfinite(x), axis=tuple(range(1, len(x.shape))))
         return spoil_rows(overflowed, self.data_spec.quantize(x)), overflowed
 
@@ -199,14 +219,27 @@ class Density(TracedModel):
         _, draw = PRIORS[self.prior]
         return draw(seeds, self.data_spec.size, self.compute_dtype) * temperatures[:, None]
 
-    def samples_and_overflow(self, seeds, temperatures, condition=None):
+    def samples_and_overflow(self, seeds, temperatures, condition=None, guidance=None):
         """`data_and_overflow` of draws from the base distribution; see `latents_of`."""
         latents = self._in_parts(self.latents_of, seeds, temperatures)
-        return self.data_and_overflow(latents, condition)
+        denoise = self.data_spec.deviation is not None
+        return self.data_and_overflow(latents, condition, guidance, denoise=denoise)
+
+    def denoised(self, x, features=None):
+        """What is expected of x without its normal noise: one step up the density's gradient."""
+        with taking_gradients(), tf.GradientTape() as tape:
+            tape.watch(x)
+            z, log_det = self.bijection.forward_and_log_det(x, features)
+            log_prob = self._log_prior(z) + log_det
+        return x + self.data_spec.deviation**2 * tape.gradient(log_prob, x)
 
     def _in_parts(self, function, *batches, training=False):
         count = number_of_parts(self.bijection, self.data_spec.is_image, training)
         return in_parts(function, 1 if self.jit_compile else count, *batches)
+
+    def _log_prior(self, z):
+        # tfd.Sample's would broadcast shapes at run time, which ONNX cannot.
+        return ops.sum(self._element.log_prob(z), axis=-1)
 
     @property
     def _element(self):
@@ -214,6 +247,25 @@ class Density(TracedModel):
         zero = ops.zeros((), self.compute_dtype)
         distribution, _ = PRIORS[self.prior]
         return distribution(zero, zero + 1)
+
+    def _guidance(self, guidance, rows):
+        """A weight for each row, (rows,); None for 0, which costs nothing."""
+        guidance = _number(guidance)
+        if not _is_scalar_in_graph(guidance):
+            require(
+                isinstance(guidance, numbers.Real) and 0 <= guidance < math.inf,
+                "Argument `guidance` must be a finite number of at least 0",
+                guidance=guidance,
+            )
+            if guidance == 0:
+                return None
+        require(
+            self.data_spec.condition.takes_no_label,
+            "Argument `guidance` is for models with `num_classes` that take the label -1, none, as "
+            "zoo.TarFlow does",
+            guidance=guidance,
+        )
+        return tf.fill([rows], tf.cast(guidance, self.compute_dtype))
 
     def _check_adapted(self, method):
         if not self.adapted:
@@ -241,15 +293,15 @@ def _tensor(x):
         return x
 
 
-def of_rows(function, x, condition):
-    """`function(x, condition)`; of no rows by way of one, as oneDNN convolves no fewer."""
-    if x.shape[0] != 0:
-        return function(x, condition)
-    x, condition = (
+def of_rows(function, *batches):
+    """`function(*batches)`; of no rows by way of one, as oneDNN convolves no fewer."""
+    if batches[0].shape[0] != 0:
+        return function(*batches)
+    batches = [
         None if each is None else tf.pad(each, [[0, 1], *[[0, 0]] * (each.shape.rank - 1)])
-        for each in (x, condition)
-    )
-    return tf.nest.map_structure(lambda result: result[:0], function(x, condition))
+        for each in batches
+    ]
+    return tf.nest.map_structure(lambda result: result[:0], function(*batches))
 
 
 def _number(value):

@@ -4,7 +4,7 @@ import tensorflow as tf
 from keras import ops
 
 # Kinds of noise, so that a seed's noise in fit, in evaluate and so on have nothing in common.
-FIT, EVALUATE, ADAPT, LOG_PROB = range(4)
+FIT, EVALUATE, ADAPT, LOG_PROB, DROP_LABELS = range(5)
 
 
 def to_bins(images, bits):
@@ -20,7 +20,16 @@ def to_images(x, bits):
 
 def uniform_noise(shape, dtype, kind, seed, *counters):
     """Noise in [0, 1), a pure function of kind, seed, counters and the index in the batch."""
+    return tf.random.stateless_uniform(shape, _key(kind, seed, *counters), dtype=dtype)
+
+
+def normal_noise(shape, dtype, kind, seed, *counters):
+    """Standard normal noise, as `uniform_noise`."""
+    return tf.random.stateless_normal(shape, _key(kind, seed, *counters), dtype=dtype)
+
+
+def _key(kind, seed, *counters):
     key = tf.stack([tf.cast(seed, tf.int64), tf.constant(kind, tf.int64)])
     for counter in counters:
         key = tf.random.experimental.stateless_fold_in(key, tf.cast(counter, tf.int64))
-    return tf.random.stateless_uniform(shape, key, dtype=dtype)
+    return key

@@ -1,5 +1,6 @@
 """A Flow as a SavedModel with named signatures, as TF Serving loads it."""
 
+import contextlib
 import os
 import warnings
 
@@ -21,15 +22,18 @@ def export(flow, path):
     - `decode`: z (batch, D) -> x
     - `sample`: seed (batch, 2) int32, temperature (batch,) -> x, row i from seed[i] alone
 
+    Of a model that labels can guide, `decode` and `sample` also take `guidance` (batch,).
+
     Inputs of other shapes than these, or of different numbers of rows, fail. Values do not, as a
     server answers several requests in one batch: NaN, infinity, what lies outside of `bounds`,
     fractions in `integer_columns`, labels out of range and latents whose inverse overflows, as at
-    high temperatures, spoil their own row alone (NaN, or a black image), and a temperature below 0
-    mirrors the latent. An empty batch gives empty outputs; of images, on a CPU with oneDNN, an
-    error.
+    high temperatures, and a guidance below 0, spoil their own row alone (NaN, or a black image),
+    and a temperature below 0 mirrors the latent. An empty batch gives empty outputs; of images, on
+    a CPU with oneDNN, an error.
 
     Images are uint8, all else float32; a conditional model takes `condition` in each, labels as
-    int32 (batch,). All convert to ONNX and OpenVINO. What the weights alone decide is computed now
+    int32 (batch,). All convert to ONNX and OpenVINO, but `sample` of a model with `noise`, which
+    differentiates. What the weights alone decide is computed now
     and stored in their place, so the SavedModel cannot be trained further. It needs TensorFlow
     alone, without Python ops or XLA, and appears under its name complete, with a request for each
     signature in `assets.extra`, by which TF Serving warms up (if `tensorflow-serving-api` is
@@ -57,11 +61,13 @@ def _signatures(flow):
     z = tf.TensorSpec((None, flow.size), tf.float32, name="z")
     seed = tf.TensorSpec((None, 2), tf.int32, name="seed")
     temperature = tf.TensorSpec((None,), tf.float32, name="temperature")
-    condition = ()
+    condition, guidance = (), ()
     if flow.is_conditional:
         spec = flow.data_spec.condition
         dtype = tf.float32 if tf.as_dtype(spec.dtype).is_floating else spec.dtype
         condition = (tf.TensorSpec((None, *spec.shape), dtype, name="condition"),)
+        if spec.takes_no_label:
+            guidance = (tf.TensorSpec((None,), tf.float32, name="guidance"),)
 
     # Each direction is traced once, and shared by the signatures that need it. What it makes of
     # the weights alone, the inverse of a matrix for instance, is computed here, not when served.
@@ -78,9 +84,15 @@ def _signatures(flow):
             return _to_float32(*flow.latent_and_log_prob(x, *condition))
 
     @tf.function(autograph=False)
-    def inverse(z, *condition):
-        with using_precomputed(inverse=True):
-            return flow.data_of(tf.cast(z, flow.compute_dtype), *condition)
+    def inverse(z, condition=None, guidance=None, denoise=False):
+        if guidance is not None:
+            guidance = tf.cast(guidance, flow.compute_dtype)
+        with contextlib.ExitStack() as known:
+            known.enter_context(using_precomputed(inverse=True))
+            if denoise:
+                known.enter_context(using_precomputed(inverse=False))
+            z = tf.cast(z, flow.compute_dtype)
+            return flow.data_of(z, condition, guidance, denoise=denoise)
 
     def serving_default(x, *condition):
         latent, log_prob = forward(x, *condition)
@@ -92,34 +104,36 @@ def _signatures(flow):
     def encode(x, *condition):
         return {"latent": forward(x, *condition)[0]}
 
-    def decode(z, *condition):
-        data = inverse(z, *condition)
+    def decode(z, *condition, **options):
+        data = inverse(z, *condition, **options)
         return {"x": data if flow.is_image else _to_float32(data)[0]}
 
     def sample(seed, temperature, *condition):
         temperature = tf.cast(temperature, flow.compute_dtype)
-        return decode(flow.latents_of(seed, temperature), *condition)
+        denoise = flow.data_spec.deviation is not None
+        return decode(flow.latents_of(seed, temperature), *condition, denoise=denoise)
 
     return {
         function.__name__: tf.function(
-            _checked(function, flow),
-            input_signature=(*arguments, *condition),
+            _checked(function, flow, len(arguments)),
+            input_signature=(*arguments, *condition, *(guidance if inverts else ())),
             autograph=False,
         )
-        for function, *arguments in (
-            (serving_default, x),
-            (log_prob, x),
-            (encode, x),
-            (decode, z),
-            (sample, seed, temperature),
+        for function, inverts, *arguments in (
+            (serving_default, False, x),
+            (log_prob, False, x),
+            (encode, False, x),
+            (decode, True, z),
+            (sample, True, seed, temperature),
         )
     }
 
 
-def _checked(function, flow):
+def _checked(function, flow, count):
     """`function` that fails on inputs of wrong shapes, which a server does not compare.
 
-    Rows whose condition, the last of its tensors, breaks its rule are spoilt.
+    Behind `count` of its tensors come the condition and the guidance, if there are any; rows that
+    break the rule of one are spoilt.
     """
     spec = flow.data_spec.condition
 
@@ -130,10 +144,13 @@ def _checked(function, flow):
             tensors = [tf.ensure_shape(tensor, tensor.shape) for tensor in tensors]
         if not flow.is_conditional:
             return function(*tensors)
-        *tensors, condition = tensors
+        condition, *guidance = tensors[count:]
         condition = tf.cast(condition, spec.dtype)
         broken = spec.are_broken(condition)
-        results = function(*tensors, clear_rows(broken, condition))
+        for weights in guidance:
+            broken |= ~(tf.math.is_finite(weights) & (weights >= 0))
+        given = [clear_rows(broken, each) for each in (condition, *guidance)]
+        results = function(*tensors[:count], *given)
         return {name: spoil_rows(broken, result) for name, result in results.items()}
 
     return checked

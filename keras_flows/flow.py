@@ -7,6 +7,7 @@ from keras_flows import export as saved_model
 from keras_flows import presets as preset_folders
 from keras_flows.adapted_density import AdaptedDensity
 from keras_flows.arguments import check_integers, require
+from keras_flows.condition_features import takes_no_label
 from keras_flows.condition_spec import make_condition_spec
 from keras_flows.data_spec import DataSpec
 from keras_flows.density import of_rows
@@ -35,9 +36,16 @@ class Flow(SetLater, LikelihoodTraining, AdaptedDensity):
         bijection: a `Bijection` from data of `input_shape` to latents (batch, D).
         input_shape: (height, width, channels) or (D,), without the batch.
         bits: of images, 1 to 8 (the default): how many of each pixel's bits are modelled.
+        noise: of images, the deviation s of normal noise, of images scaled to [-1, 1], as models
+            take it that are for their samples. Then x + 127.5 s n, n standard normal, is in the
+            place of x + u, and it is x itself where u would be 1/2. `evaluate`, which calls its
+            metric `noisy_bits_per_dim`, tells the likelihood of noisy images, no bound on that of
+            discrete ones; `decode` rounds to the nearest pixel; and `sample` takes the noise off
+            by one step, x + s^2 grad log p(x). The bijection sees values beyond [0, 255].
         prior: "gaussian" or "logistic", the standard one in each latent dimension.
         num_classes: of a class-conditional model, whose `condition` is labels, integers in
-            [0, num_classes) of shape (batch,).
+            [0, num_classes) of shape (batch,); -1 stands for none, if the layers that read it take
+            that, as `layers.CausalAffine` does.
         condition_shape: of a model whose `condition` is floats, (batch, *condition_shape); those of
             rank 1 are standardised by `adapt`. fit and evaluate take the condition as y, the other
             methods as `condition`, and every layer of the bijection gets it as that.
@@ -78,6 +86,7 @@ class Flow(SetLater, LikelihoodTraining, AdaptedDensity):
         input_shape,
         *,
         bits=None,
+        noise=None,
         prior="gaussian",
         num_classes=None,
         condition_shape=None,
@@ -100,7 +109,10 @@ class Flow(SetLater, LikelihoodTraining, AdaptedDensity):
             "Argument `dtype` must keep variables in float32 or float64, as 'mixed_bfloat16' does",
             dtype=policy.name,
         )
-        condition = make_condition_spec(num_classes, condition_shape, policy.variable_dtype)
+        condition = make_condition_spec(
+            *(num_classes, condition_shape, policy.variable_dtype),
+            takes_no_label=condition_network is None and takes_no_label(bijection),
+        )
         super().__init__(
             bijection,
             DataSpec(
@@ -108,6 +120,7 @@ class Flow(SetLater, LikelihoodTraining, AdaptedDensity):
                 bits,
                 condition,
                 policy.variable_dtype,
+                noise=noise,
                 bounds=bounds,
                 integer_columns=integer_columns,
             ),
@@ -122,6 +135,7 @@ class Flow(SetLater, LikelihoodTraining, AdaptedDensity):
         self.input_shape = self.data_spec.shape
         self.is_image = self.data_spec.is_image
         self.bits = self.data_spec.bits
+        self.noise = noise
         columns = self.data_spec.vector_columns  # None for images
         self.bounds = columns and columns.bounds
         self.integer_columns = columns and columns.integer_columns

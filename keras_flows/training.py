@@ -20,7 +20,8 @@ class LikelihoodTraining(DistributedModel):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        self._bits_per_dim = keras.metrics.Mean(name="bits_per_dim")
+        noisy = "" if self.data_spec.deviation is None else "noisy_"
+        self._bits_per_dim = keras.metrics.Mean(name=f"{noisy}bits_per_dim")
 
     def compile(self, optimizer="adam", **kwargs):
         """As in Keras, without losses and metrics: a flow has its own."""
@@ -159,6 +160,10 @@ class LikelihoodTraining(DistributedModel):
         """What a subclass adds to each example's loss, (batch,) in nats, given its latent."""
         return ops.zeros_like(z[:, 0])
 
+    def training_condition(self, condition, iteration):
+        """What a subclass makes of a batch's condition in fit, a function of the iteration."""
+        return condition
+
     def _step(self, data, kind, counter, training):
         """Updates the metrics and returns this replica's share of the loss, in nats per example."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
@@ -167,6 +172,8 @@ class LikelihoodTraining(DistributedModel):
         x = self.data_spec.check(x)
         x = self.dequantize(x, self._noise(x, kind, counter))
         condition = self.data_spec.condition.check(y)
+        if training:
+            condition = self.training_condition(condition, counter)
         with dividing_batches():
             z, log_prob = self.latent_and_log_prob(x, condition, training)
         count = ops.cast(ops.shape(log_prob)[0], log_prob.dtype)

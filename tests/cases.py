@@ -10,7 +10,15 @@ from keras import ops
 from keras_flows import Bijection, layers
 from keras_flows.bijection import sum_over_event
 from keras_flows.layers.coupling import Coupling
-from keras_flows.networks import MLP, ConvNet, ResidualMLP, ResNet, ViT, WeightNormConv2D
+from keras_flows.networks import (
+    MLP,
+    CausalTransformer,
+    ConvNet,
+    ResidualMLP,
+    ResNet,
+    ViT,
+    WeightNormConv2D,
+)
 
 BATCH = 4
 LABELS = np.array([0, 2, 1, 2])  # one for each of a batch
@@ -103,6 +111,10 @@ def token_coupling(*kinds, network=None, **options):
     """Of a grid of 2x3 tokens."""
     partition = layers.TokenPartition(kinds, grid=(2, 3))
     return layers.AffineCoupling(network or MLP(6), partition=partition, **options)
+
+
+def causal_affine(**options):
+    return layers.CausalAffine(CausalTransformer(4, num_heads=2), **options)
 
 
 CASES = {
@@ -212,6 +224,12 @@ CASES = {
         lambda: layers.BatchNorm(partition="checkerboard", swap=True),
         (3, 3, 2),
         None,
+    ),
+    "causal_affine": (causal_affine, TOKENS, None),
+    "causal_affine_of_classes": (
+        lambda: causal_affine(condition_shape=(3,)),
+        TOKENS,
+        np.array([0, 2, -1, 1]),
     ),
     "coupling_of_classes": (
         lambda: layers.AdditiveCoupling(MLP(6), condition_shape=(3,)),

@@ -5,6 +5,8 @@ dicts and lists; every model returns the latent (batch, D), in the order in whic
 log-likelihood (batch,) in nats of the data as given.
 """
 
+import math
+
 import numpy as np
 
 
@@ -315,20 +317,60 @@ def vit(x, net):
     return linear(layer_norm(x, net["norm_out"]), net["out"])
 
 
-def attention(x, block):
+def attention(x, block, causal=False):
     q, k, v = (linear(x, block[name]) for name in ("query", "key", "value"))
     heads = []
     for head in np.split(np.arange(q.shape[-1]), block["num_heads"]):
         scores = np.einsum("bqd,bkd->bqk", q[..., head], k[..., head]) / np.sqrt(len(head))
-        shares = np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
+        shares = np.exp(scores) * (np.tri(x.shape[1]) if causal else 1)
+        shares /= shares.sum(-1, keepdims=True)
         heads.append(shares @ v[..., head])
     return linear(np.concatenate(heads, axis=-1), block["out"])
 
 
-def layer_norm(x, norm):
+def layer_norm(x, norm, epsilon=1e-6):
     x = x - x.mean(-1, keepdims=True)
-    return x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6) * norm["gamma"] + norm["beta"]
+    return x / np.sqrt((x**2).mean(-1, keepdims=True) + epsilon) * norm["gamma"] + norm["beta"]
 
 
 def linear(x, layer):
     return x @ layer["kernel"] + layer["bias"]
+
+
+# TarFlow: section 2, as released.
+
+
+def tarflow(x, weights, patch, bits=8, labels=None):
+    """`weights`: of each block, its transformer's."""
+    half_range = 2**bits / 2
+    x = np.moveaxis(x / half_range - 1, -1, 1)
+    rows, columns = (size // patch for size in x.shape[2:])
+    cells = [
+        flat(x[:, :, r * patch : (r + 1) * patch, c * patch : (c + 1) * patch])
+        for r in range(rows)
+        for c in range(columns)
+    ]
+    tokens = np.stack(cells, axis=1)
+    log_prob = -x[0].size * np.log(half_range)
+    for i, net in enumerate(weights):
+        turn = slice(None, None, -1 if i % 2 else 1)
+        h = linear(tokens, net["in"]) + net["places"]
+        if labels is not None:
+            vectors = np.append(net["classes"], [net["classes"].mean(0)], axis=0)  # -1 is the last
+            h = h + vectors[labels][:, None]
+        h = causal_transformer(h[:, turn], net)
+        log_scale, shift = np.split(linear(h, net["out"])[:, :-1], 2, axis=-1)
+        y = tokens[:, turn].copy()
+        y[:, 1:] = (y[:, 1:] - shift) / np.exp(log_scale)
+        tokens = y[:, turn]
+        log_prob = log_prob - total(log_scale)
+    return flat(tokens), normal_log_density(tokens) + log_prob
+
+
+def causal_transformer(h, net):
+    for block in net["blocks"]:
+        h = h + attention(layer_norm(h, block["norm_1"], 1e-5), block, causal=True)
+        wide = linear(layer_norm(h, block["norm_2"], 1e-5), block["wide"])
+        erf = np.vectorize(math.erf)(wide / np.sqrt(2))
+        h = h + linear(wide * (1 + erf) / 2, block["narrow"])
+    return h

@@ -67,6 +67,9 @@ MODELS = {
     "glow_vectors": lambda: zoo.Glow(VECTOR, depth=3, width=8),
     "glow_images": lambda: zoo.Glow(IMAGE, levels=1, depth=3, width=4),
     "jet_images": lambda: zoo.Jet(IMAGE, depth=3, width=4, num_heads=2, reversible=True),
+    "tarflow_images": lambda: zoo.TarFlow(
+        IMAGE, depth=3, width=4, num_layers=1, num_heads=2, num_classes=2, label_dropout=0.5
+    ),
     # In which oneDNN computes, to which empty batches are strange.
     "real_nvp_images_float32": lambda: zoo.RealNVP(
         IMAGE, levels=1, depth=1, width=4, num_blocks=1, dtype="float32"

@@ -71,13 +71,20 @@ NETWORKS = {
     "residual_conv_net": (lambda: networks.ResidualConvNet(4, 1, dropout=0.5), IMAGE),
     "conv_net": (lambda: networks.ConvNet(4), IMAGE),
     "res_net": (lambda: networks.ResNet(4, 1, masked=True), IMAGE),
+    "causal_transformer": (lambda: networks.CausalTransformer(4, num_heads=2), (3, 2)),
     "vit": (lambda: networks.ViT(4, num_heads=2), (3, 2)),
     "weight_norm_conv": (lambda: networks.WeightNormConv2D(4, 3), IMAGE),
     "scaled_conv": (lambda: layers.ScaledConv2D(4, 3, normalize=True), IMAGE),
 }
 
 
-@pytest.mark.parametrize("name", [*SUITE.values(), *NETWORKS])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow) if name.startswith("causal") else name
+        for name in [*SUITE.values(), *NETWORKS]
+    ],
+)
 @pytest.mark.filterwarnings("ignore:.*shuffle.*:UserWarning")
 def test_keras_suite(name):
     """Build, symbolic and eager calls, one training step, mixed precision, the config as JSON."""

@@ -21,7 +21,13 @@ TFP_METHODS = ("forward", "inverse", "forward_log_det_jacobian", "inverse_log_de
 pytestmark = pytest.mark.usefixtures("float64")
 
 
-@pytest.fixture(scope="module", params=CASES)
+SLOW = {"causal_affine_of_classes"}
+
+
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in CASES],
+)
 def case(request, float64):
     """A built layer with random weights, a batch, and where forward takes it."""
     make, shape, condition = CASES[request.param]

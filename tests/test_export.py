@@ -30,6 +30,7 @@ RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (5, 4, 4, 1), dtype="uint8")
 VECTORS = RNG.normal(size=(5, 3)).astype("float32")
 FEATURES = RNG.normal(size=(5, 2)).astype("float32")
+GUIDANCE = np.full(5, 2, "float32")
 LABELS = np.array([0, 1, 2, 0, 1], "int32")
 
 
@@ -56,6 +57,13 @@ def jet_of_sequences():
     return model, IMAGES, {"condition": FEATURES}
 
 
+def labelled_tarflow():
+    size = {"patch_size": 2, "depth": 2, "width": 4, "num_layers": 1, "num_heads": 2}
+    model = zoo.TarFlow((4, 4, 1), num_classes=3, noise=0.1, **size)
+    perturb(model)
+    return model, IMAGES, {"condition": np.array([0, 1, 2, -1, 1], "int32")}
+
+
 def double_precision_vectors():
     model = zoo.NICE((3,), depth=2, width=4, num_hidden=1, dtype="float64")
     model.adapt(VECTORS)
@@ -63,7 +71,10 @@ def double_precision_vectors():
 
 
 MODELS = (image_glow, half_precision_vectors, double_precision_vectors)
-JET = pytest.param(jet_of_sequences, marks=pytest.mark.slow)  # it takes as long as these together
+# Each takes as long as these together.
+OF_TRANSFORMERS = [
+    pytest.param(make, marks=pytest.mark.slow) for make in (jet_of_sequences, labelled_tarflow)
+]
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +83,7 @@ def exports(tmp_path_factory):
     return functools.cache(lambda make: export(make, tmp_path_factory.mktemp("e") / "model/1"))
 
 
-@pytest.fixture(params=[*MODELS, JET])
+@pytest.fixture(params=[*MODELS, *OF_TRANSFORMERS])
 def exported(request, exports):
     return exports(request.param)
 
@@ -87,17 +98,19 @@ def export(make, path):
     z = np.random.default_rng(1).normal(size=(5, model.size)).astype("float32")
     seeds = np.array([[SEED, i] for i in range(5)], "int32")
     temperature = np.full(5, TEMPERATURE, "float32")
+    guided = {} if make is not labelled_tarflow else {"guidance": GUIDANCE}
     requests = [
         ("serving_default", {"x": x, **condition}),
         ("log_prob", {"x": x, **condition}),
         ("encode", {"x": x, **condition}),
-        ("decode", {"z": z, **condition}),
-        ("sample", {"seed": seeds, "temperature": temperature, **condition}),
+        ("decode", {"z": z, **condition, **guided}),
+        ("sample", {"seed": seeds, "temperature": temperature, **condition, **guided}),
     ]
     tf.config.run_functions_eagerly(True)  # sooner than to trace once more
     latent, log_prob = model.encode(x, **condition), model.log_prob(x, **condition)
-    sample = model.sample(5, temperature=TEMPERATURE, seed=SEED, **condition)
-    decoded = model.decode(z, **condition)
+    weight = {"guidance": GUIDANCE[0]} if guided else {}
+    sample = model.sample(5, temperature=TEMPERATURE, seed=SEED, **condition, **weight)
+    decoded = model.decode(z, **condition, **weight)
     tf.config.run_functions_eagerly(False)
     responses = [
         {"latent": latent, "log_prob": log_prob},
@@ -136,7 +149,7 @@ on_images_and_vectors = pytest.mark.parametrize(
     [
         image_glow,
         *(pytest.param(make, marks=pytest.mark.slow) for make in MODELS if make is not image_glow),
-        JET,
+        *OF_TRANSFORMERS,
     ],
     indirect=True,
 )
@@ -152,7 +165,9 @@ def test_signatures_are_named_typed_and_batched(exported):
     data = tf.TensorSpec((None, *model.input_shape), tf.uint8 if model.is_image else tf.float32)
     latent = tf.TensorSpec((None, model.size), tf.float32)
     log_prob = temperature = tf.TensorSpec((None,), tf.float32)
-    condition = {}
+    condition, guidance = {}, {}
+    if model.data_spec.condition.takes_no_label:
+        guidance = {"guidance": temperature}
     if model.is_conditional:
         integers = model.num_classes is not None
         spec = tf.TensorSpec((None,) if integers else (None, 2), "int32" if integers else "float32")
@@ -161,9 +176,9 @@ def test_signatures_are_named_typed_and_batched(exported):
         "serving_default": ({"x": data}, {"latent": latent, "log_prob": log_prob}),
         "log_prob": ({"x": data}, {"log_prob": log_prob}),
         "encode": ({"x": data}, {"latent": latent}),
-        "decode": ({"z": latent}, {"x": data}),
+        "decode": ({"z": latent, **guidance}, {"x": data}),
         "sample": (
-            {"seed": tf.TensorSpec((None, 2), tf.int32), "temperature": temperature},
+            {"seed": tf.TensorSpec((None, 2), tf.int32), "temperature": temperature, **guidance},
             {"x": data},
         ),
     }
@@ -379,8 +394,10 @@ def spoilt_requests(exported):
     items = [spoilt(decode, "z", np.nan, np.inf), spoilt(sample, "temperature", -0.5, np.nan)]
     if exported.model.is_conditional:
         classes = exported.model.num_classes
-        bad = (np.nan, -np.inf) if classes is None else (-1, classes)
+        bad = (np.nan, -np.inf) if classes is None else (-2, classes)
         items += [spoilt(item, "condition", *bad) for item in (*data, decode, sample)]
+    if "guidance" in decode[0][1]:
+        items += [spoilt(item, "guidance", np.nan, -0.5) for item in (decode, sample)]
     if not exported.model.is_image:
         items += [spoilt(item, "x", np.nan, np.inf) for item in data]
     return items
@@ -409,7 +426,7 @@ def test_values_have_results_of_their_own_row(exported, answered):
         # What is not finite, as what overflows, is NaN throughout, or black.
         x = response["x"][row]
         assert not x.any() if exported.model.is_image else np.isnan(x).all()
-    for response in answered["spoilt"][2:7] if exported.model.is_conditional else ():
+    for response in answered["spoilt"][2:] if exported.model.is_conditional else ():
         for value in response.values():
             assert not value[1:3].any() if value.dtype == np.uint8 else np.isnan(value[1:3]).all()
 

@@ -8,8 +8,11 @@ import pathlib
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
+from conftest import precision
 
 from keras_flows import layers, zoo
+from keras_flows.guidance import guided_by
 
 
 def load(name):
@@ -306,3 +309,111 @@ def test_jet(name, options, policy):
     back, inverse_log_det = model.bijection.inverse_and_log_det(z)
     np.testing.assert_allclose(back, x, atol=127.5 * 10 * tolerance)
     np.testing.assert_allclose(inverse_log_det, -log_det, rtol=tolerance)
+
+
+# TarFlow.
+
+
+def make_tarflow(golden, **options):
+    """Our TarFlow with the released weights."""
+
+    def set_dense(layer, get, name):
+        layer.kernel.assign(get(f"{name}.weight").T)
+        layer.bias.assign(get(f"{name}.bias"))
+
+    def set_norm(layer, get, name):
+        layer.gamma.assign(get(f"{name}.weight"))
+        layer.beta.assign(get(f"{name}.bias"))
+
+    def set_step(block, get):
+        network = block.network
+        set_dense(network._input_layer, get, "proj_in")
+        network.places.assign(get("pos_embed"))
+        network.condition_vectors.assign(get("class_embed")[:, 0])
+        for i, (norm_1, attention, norm_2, wide, narrow) in enumerate(network._blocks):
+            name = f"attn_blocks.{i}"
+            set_norm(norm_1, get, f"{name}.attention.norm")
+            set_dense(attention._query_key_value, get, f"{name}.attention.qkv")
+            set_dense(attention._out, get, f"{name}.attention.proj")
+            set_norm(norm_2, get, f"{name}.mlp.norm")
+            set_dense(wide, get, f"{name}.mlp.main.0")
+            set_dense(narrow, get, f"{name}.mlp.main.2")
+        set_dense(block._output_layer, get, "proj_out")
+
+    size = {"patch_size": 4, "depth": 4, "width": 32, "num_layers": 2, "num_heads": 2}
+    model = zoo.TarFlow(golden["x"].shape[1:], num_classes=3, **size, **options)
+    repeat = model.bijection.layers[2]
+    steps = repeat.get_steps()
+    for i, step in enumerate(steps):
+        set_step(step, lambda name, i=i: golden[f"w|blocks.{i}.{name}"])
+    repeat.set_steps(steps)
+    return model
+
+
+@pytest.fixture(scope="module", params=["64", pytest.param("32", marks=pytest.mark.slow)])
+def tarflow(request):
+    """(golden numbers, our model, its bits, tolerance)."""
+    golden = load("tarflow")
+    with precision(f"float{request.param}"):
+        yield golden, make_tarflow(golden), request.param, {"32": 3e-6, "64": 1e-9}[request.param]
+
+
+def scaled_error(actual, desired):
+    return (
+        np.abs(np.subtract(actual, np.reshape(desired, np.shape(actual)))).max()
+        / np.abs(desired).max()
+    )
+
+
+def test_tarflow(tarflow):
+    golden, model, bits, tolerance = tarflow
+    x = golden["x"] + golden["u"].astype(model.compute_dtype)
+    labels = {"": golden["labels"]}
+    if bits == "64":
+        labels |= {"_none": np.full(4, -1), "_dropped": golden["labels_dropped"]}
+    for kind, condition in labels.items():
+
+        def get(name, kind=kind):
+            return golden[f"{name}{kind}_{bits}"]
+
+        z, log_det = model.bijection.forward_and_log_det(x, condition)
+        assert scaled_error(z, get("z")) < tolerance
+        # Theirs is a mean over the dimensions, and of pixels scaled to [-1, 1].
+        per_dimension = log_det / model.size
+        np.testing.assert_allclose(per_dimension, get("log_det") - np.log(128), rtol=tolerance)
+        loss = 0.5 * np.mean(z**2) - np.mean(per_dimension) - np.log(128)
+        np.testing.assert_allclose(loss, get("loss"), rtol=tolerance)
+        log_prob = (model.distribution.distribution.log_prob(z) + log_det).numpy()
+        np.testing.assert_allclose(log_prob, get("log_prob"), rtol=tolerance)
+        bits_per_dim = -log_prob / (model.size * np.log(2))
+        np.testing.assert_allclose(bits_per_dim, get("bits_per_dim"), rtol=tolerance)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name",
+    ["linear", "constant", "plain", "none"],
+)
+def test_samples_of_tarflow(name, tarflow):
+    """Guided, by either schedule, or not; and without labels."""
+    golden, model, bits, tolerance = tarflow
+    z = golden["sample_z"].reshape(4, -1).astype(model.compute_dtype)
+    labels = np.full(4, -1) if name == "none" else golden["labels"]
+    guidance = None if name in ("plain", "none") else tf.fill([4], tf.constant(2, z.dtype))
+    block = model.bijection.layers[2].step
+    block.guidance_schedule = "constant" if name == "constant" else "linear"
+    with guided_by(guidance):  # sooner traced than token by token
+        inverse = tf.function(model.bijection.inverse_and_log_det, autograph=False)
+        x, _ = inverse(tf.constant(z), tf.constant(labels))
+    assert scaled_error(x / 128 - 1, golden[f"sample_{name}_{bits}"]) < 10 * tolerance
+
+
+@pytest.mark.slow
+def test_denoised_samples_of_tarflow():
+    golden = load("tarflow")
+    with precision("float64"):
+        model = make_tarflow(golden, noise=0.05)
+        x = tf.constant((golden["sample_plain_64"] + 1) * 127.5)
+        # In a graph, of which the served one is made.
+        denoised = tf.function(model.denoised, autograph=False)(x, golden["labels"])
+    assert scaled_error(denoised / 127.5 - 1, golden["denoised_64"]) < 1e-9

@@ -246,6 +246,17 @@ def test_classifier_is_part_of_the_loss_but_not_of_bits_per_dim(conditional_glow
         assert change[i] == pytest.approx(-slope, rel=1e-3)
 
 
+# Of transformers.
+
+
+def dense(layer):
+    return arrays(layer, "kernel", "bias")
+
+
+def norm(layer):
+    return arrays(layer, "gamma", "beta")
+
+
 # Jet.
 
 
@@ -267,12 +278,6 @@ def test_jet(shape, patch_size, partitions, options):
         **{"patch_size": patch_size, "partitions": partitions, "depth": len(partitions)},
         **{"width": 6, "num_heads": 2, **options},
     )
-
-    def dense(layer):
-        return arrays(layer, "kernel", "bias")
-
-    def norm(layer):
-        return arrays(layer, "gamma", "beta")
 
     def coupling(kind, layer):
         channels = patch_size**2 * shape[-1]
@@ -301,3 +306,38 @@ def test_jet(shape, patch_size, partitions, options):
     x = images(shape, model.bits)
     z, log_prob = numpy_models.jet(x, weights, patch_size, grid, model.max_scale, model.bits)
     check(model, x, z, log_prob)
+
+
+# TarFlow.
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("shape", "options"),
+    [
+        ((4, 6, 3), {"patch_size": 2, "bits": 5, "num_classes": 3}),
+        ((8, 4, 1), {"patch_size": 4, "num_layers": 2}),
+    ],
+)
+def test_tarflow(shape, options):
+    model = make(zoo.TarFlow, shape, depth=3, width=6, num_heads=2, **options)
+
+    def block(layer):
+        network, blocks = layer.network, []
+        for norm_1, attention, norm_2, wide, narrow in network._blocks:
+            maps = arrays(attention._query_key_value, "kernel", "bias")
+            parts = {name: np.split(value, 3, axis=-1) for name, value in maps.items()}
+            inner = {"norm_1": norm(norm_1), "norm_2": norm(norm_2), "num_heads": 2}
+            for i, name in enumerate(("query", "key", "value")):
+                inner[name] = {kind: part[i] for kind, part in parts.items()}
+            last = {"out": attention._out, "wide": wide, "narrow": narrow}
+            blocks.append({**inner, **{name: dense(each) for name, each in last.items()}})
+        net = {"in": dense(network._input_layer), "out": dense(layer._output_layer)}
+        if model.num_classes:
+            net["classes"] = network.condition_vectors.numpy()
+        return {**net, "places": network.places.numpy(), "blocks": blocks}
+
+    weights = [block(step) for step in model.bijection.layers[2].get_steps()]
+    x, labels = images(shape, model.bits), np.array([2, 0, -1, 1, 2]) if model.num_classes else None
+    z, log_prob = numpy_models.tarflow(x, weights, model.patch_size, model.bits, labels)
+    check(model, x, z, log_prob, labels)

@@ -102,12 +102,30 @@ def jet_count(input_shape, depth, **options):
     return jet_trained(input_shape, depth=depth, **options) + orders
 
 
+def tarflow_trained(input_shape, patch_size, depth, width, num_layers, num_classes=None, **_):
+    tokens = math.prod(input_shape[:2]) // patch_size**2
+    channels = patch_size**2 * input_shape[-1]
+    attention = (width + 1) * 4 * width
+    mlp = (width + 1) * 4 * width + (4 * width + 1) * width
+    layer = 2 * 2 * width + attention + mlp
+    vectors = (tokens + (num_classes or 0)) * width
+    ends = (channels + 1) * width + vectors + (width + 1) * 2 * channels
+    return depth * (ends + num_layers * layer)
+
+
+def tarflow_count(input_shape, patch_size, depth, **options):
+    """The orders of tokens, too."""
+    trained = tarflow_trained(input_shape, patch_size, depth, **options)
+    return trained + depth * math.prod(input_shape[:2]) // patch_size**2
+
+
 COUNTS = {
     "nice": nice_count,
     "realnvp": real_nvp_count,
     "glow": glow_count,
     "nsf": nsf_count,
     "jet": jet_count,
+    "tarflow": tarflow_count,
 }
 
 
@@ -141,6 +159,7 @@ def test_there_is_a_preset_for_each_model_of_the_papers():
         "glow": 8,
         "nsf": 1,
         "jet": 1,
+        "tarflow": 4,
     }
 
 
@@ -159,6 +178,11 @@ def test_sizes_as_published():
     jet = read("jet_paper_imagenet64", "config")["config"]
     assert round(jet_trained(**jet) / 1e6, 1) == 207.2
     assert round(jet_trained(**{**jet, "depth": 64, "num_blocks": 5}) / 1e6, 1) == 1019.6
+    unconditional, conditional = (
+        tarflow_trained(**read(f"tarflow_paper_imagenet64{kind}", "config")["config"])
+        for kind in ("", "_conditional")
+    )
+    assert round(unconditional / 1e6, 1) == 460.1 and round(conditional / 1e6, 1) == 466.3
     assert expected_latent_shapes("glow_paper_cifar10") == [(16, 16, 6), (8, 8, 12), (4, 4, 48)]
     # RealNVP, section 4.1: the last scale has 4x4 cells; on CIFAR-10 there is but one squeeze.
     assert expected_latent_shapes("realnvp_paper_imagenet32")[-1][:2] == (4, 4)
@@ -168,27 +192,36 @@ def test_sizes_as_published():
 
 def of_one_kind():
     """Of presets that differ in their size alone, one."""
-    size = ("depth", "width", "num_blocks", "num_hidden")
+    size = ("depth", "width", "num_blocks", "num_layers", "num_hidden", "noise")
     kinds = {}
     for name in NAMES:
-        config = read(name, "config")["config"]
-        kinds[json.dumps({k: v for k, v in config.items() if k not in size})] = name
+        config = {"bits": 8, **read(name, "config")["config"]}
+        kinds[json.dumps({k: v for k, v in sorted(config.items()) if k not in size})] = name
     return sorted(kinds.values())
 
 
-@pytest.mark.parametrize("name", of_one_kind())
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow) if name.startswith("tarflow") else name
+        for name in of_one_kind()
+    ],
+)
 def test_small_model_of_the_preset_has_what_the_formulas_say(name):
     small = {"width": 4, "depth": 1}
     small |= {"num_blocks": 2} if name.startswith(("realnvp", "nsf")) else {}
-    small |= {"num_heads": 2} if name.startswith("jet") else {}
+    small |= {"num_heads": 2} if name.startswith(("jet", "tarflow")) else {}
     model = build(name, **small)
     assert model.count_params() == count(name, **small)
-    if not name.startswith(("nice", "nsf", "jet")):
+    if not name.startswith(("nice", "nsf", "jet", "tarflow")):
         assert latent_shapes(model) == expected_latent_shapes(name)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name",
+    [name for name in NAMES if "tarflow_paper_imagenet64" not in name],  # which take 6 GB to make
+)
 def test_parameters_at_full_size(name):
     model = build(name)
     assert model.count_params() == read(name, "metadata")["parameter_count"]

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from cases import RandomElements, RandomHalf, SinhCoupling
+from cases import RandomElements, RandomHalf, SinhCoupling, UserBijection
 from conftest import perturb, run_python
 
 from keras_flows import Bijection, Flow, layers, networks, zoo
@@ -143,6 +143,52 @@ def test_a_reversible_gradient_of_the_gradient_is_that_of_the_loop(policy):
         assert actual is None or distance(actual, desired) < 1e-9
 
 
+@keras.saving.register_keras_serializable(package="test_repeat")
+class SlowToInvert(UserBijection):
+    """As a user's layer says it."""
+
+    inverts_cheaply = False
+
+
+def causal_affine(num_layers=1):
+    network = networks.CausalTransformer(4, num_layers, num_heads=2)
+    return layers.CausalAffine(network, condition_shape=(2,))
+
+
+@pytest.mark.parametrize(
+    "make", [SlowToInvert, pytest.param(causal_affine, marks=pytest.mark.slow)]
+)
+@pytest.mark.parametrize("policy", ["float64"], indirect=True)
+def test_a_recomputed_gradient_is_that_of_single_steps(make, policy):
+    repeat = make_repeat(make(), 3, (3, 2), 0.2)
+    x, condition = batch((3, 2)), tf.constant(batch((2,)))
+    actual = with_gradients(repeat, x, condition)
+    desired = with_gradients(repeat, x, condition, traced=False)  # where steps run one by one
+    for value, wanted in zip((*actual[:3], *actual[3]), (*desired[:3], *desired[3]), strict=True):
+        assert distance(value, wanted) < 1e-10
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("policy", ["float64"], indirect=True)
+def test_recomputed_gradients_of_the_second_order(policy):
+    repeat = make_repeat(SlowToInvert(), 3, (3,), 0.5)
+
+    def penalty_gradients(x):
+        with tf.GradientTape() as outer:
+            outer.watch(x)
+            with tf.GradientTape() as inner:
+                inner.watch(x)
+                z, log_det = repeat.forward_and_log_det(x, training=True)
+                log_prob = log_det - tf.reduce_sum(z**2, axis=1)
+            penalty = tf.reduce_sum(inner.gradient(log_prob, x) ** 3)
+        return outer.gradient(penalty, [x, *repeat.trainable_weights])
+
+    x = tf.constant(batch((3,)))
+    traced = tf.function(penalty_gradients, autograph=False)(x)
+    for actual, desired in zip(traced, penalty_gradients(x), strict=True):
+        assert np.any(desired) and distance(actual, desired) < 1e-9
+
+
 def test_each_step_draws_its_own_constants():
     np.random.seed(0)
     repeat = make_repeat(layers.AdditiveCoupling(None, partition=RandomHalf()), 4, (5,))
@@ -237,8 +283,14 @@ class Shift(Bijection):
         return z - condition * self.weight, tf.zeros(tf.shape(z)[0])
 
 
-def test_gradient_in_a_condition():
-    repeat = make_repeat(Shift(), 3, (4,), reversible=True)
+@keras.saving.register_keras_serializable(package="test_repeat")
+class SlowShift(Shift):
+    inverts_cheaply = False
+
+
+@pytest.mark.parametrize(("step", "reversible"), [(Shift, True), (SlowShift, False)])
+def test_gradient_in_a_condition(step, reversible):
+    repeat = make_repeat(step(), 3, (4,), reversible=reversible)
 
     @tf.function(autograph=False)
     def gradient(x, condition):
@@ -270,6 +322,26 @@ def test_graph_does_not_grow_with_depth(reversible):
         return nodes(model.train_step, tf.zeros((2, 4)))
 
     assert training_step(6) == training_step(2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num_layers", [1, 3])
+def test_what_a_gradient_stores_does_not_grow_with_the_layers_of_a_step(num_layers):
+    """Of the loop forward the one backward reads what each step was given alone."""
+    repeat = make_repeat(causal_affine(num_layers), 2, (3, 4))
+
+    def gradients(x, condition):
+        with tf.GradientTape() as tape:
+            z, _ = repeat.forward_and_log_det(x, condition, training=True)
+        return tape.gradient(z, repeat.trainable_weights)
+
+    specs = [tf.TensorSpec((None, *shape), tf.float32) for shape in ((3, 4), (2,))]
+    traced = tf.function(gradients, autograph=False).get_concrete_function(*specs)
+    loops = [operation for operation in traced.graph.get_operations() if "While" in operation.type]
+    forward, _ = loops
+    lists = [x for x in forward.outputs if x.dtype == tf.variant and x.consumers()]
+    (stack,) = (reader.outputs[0] for written in lists for reader in written.consumers())
+    assert stack.shape.as_list() == [2, None, 3, 4]
 
 
 @keras.saving.register_keras_serializable(package="tests")
@@ -560,6 +632,10 @@ class AddsLoss(keras.layers.Dense):
         (
             lambda: layers.Repeat(layers.Chain([layers.BatchNorm()]), 2, reversible=True),
             "`reversible` must be False .* cannot be inverted in training",
+        ),
+        (
+            lambda: layers.Repeat(layers.Chain([SlowToInvert()]), 2, reversible=True),
+            "`reversible` must be False .* does not invert cheaply.*'slow_to_invert",
         ),
         (
             lambda: zoo.RealNVP((4,), batch_norm=True, reversible=True),

@@ -16,6 +16,7 @@ NICE = {**MLP, "num_hidden": 1}
 REAL_NVP = {**CONV, "num_blocks": 1}
 NSF = {**MLP, "num_blocks": 1, "bins": 3}
 JET = {"depth": 2, "width": 4, "num_heads": 2, "partitions": ("channels", "checkerboard")}
+TARFLOW = {"depth": 2, "width": 4, "num_layers": 1, "num_heads": 2}
 
 # name -> (model, input_shape, options)
 CASES = {
@@ -43,6 +44,16 @@ CASES = {
     "nsf_image_of_one_scale": (zoo.NSF, (4, 4, 1), {**NSF, "levels": 2, "multi_scale": False}),
     "jet": (zoo.Jet, (4, 4, 1), {**JET, "bits": 5, "reversible": True, "num_classes": 3}),
     "jet_sequences": (zoo.Jet, (2, 4, 1), {**JET, "condition_shape": (5, 2), "max_scale": 3.0}),
+    "tarflow": (
+        zoo.TarFlow,
+        (4, 4, 1),
+        {**TARFLOW, "bits": 5, "num_classes": 3, "label_dropout": 0.2, "patch_size": 2},
+    ),
+    "tarflow_noise": (
+        zoo.TarFlow,
+        (1, 2, 3),
+        {**TARFLOW, "condition_shape": (2,), "noise": 0.1, "guidance_schedule": "constant"},
+    ),
     "nice_classes": (zoo.NICE, (4,), {**NICE, "num_classes": 3}),
     "real_nvp_features": (zoo.RealNVP, (3,), {**MLP, "condition_shape": (2,)}),
     "real_nvp_maps": (
@@ -92,7 +103,12 @@ def unit(model):
     return 2**model.bits if model.is_image else 1
 
 
-@pytest.fixture(scope="module", params=CASES)
+def of_each_push(name):
+    """What takes its inverse token by token takes long."""
+    return pytest.param(name, marks=pytest.mark.slow) if name.startswith("tarflow") else name
+
+
+@pytest.fixture(scope="module", params=map(of_each_push, CASES))
 def model(request):
     """Adapted, then with noise on every weight, running statistics included."""
     keras.utils.set_random_seed(0)
@@ -166,6 +182,7 @@ def test_config_is_complete(model, exact, request):
         (zoo.Glow, (5,)),
         (zoo.Glow, (4, 12, 3)),
         (zoo.Jet, (2, 4, 1)),
+        (zoo.TarFlow, (2, 4, 1)),
     ],
 )
 def test_input_shape_is_enough(make, shape):

@@ -156,8 +156,13 @@ tell whether an image belongs."""
 PAGES = (presets.ZOO.parent / "docs" / "presets.md", presets.ZOO / "README.md")
 NEEDED = ("dataset", "train_split", "validation_split")  # of a recipe
 COMPRESSED = {"png_bits_per_dim": "one PNG", "webp_bits_per_dim": "one lossless WebP"}
-UNITS = {"bits_per_dim": "bits/dim", "log_likelihood": "nats, of data in [0, 1]", "nats": "nats"}
-DECIMALS = {"bits_per_dim": 3, "log_likelihood": 2, "nats": 3}
+UNITS = {
+    "bits_per_dim": "bits/dim",
+    "noisy_bits_per_dim": "bits/dim, of noisy images",
+    "log_likelihood": "nats, of data in [0, 1]",
+    "nats": "nats",
+}
+DECIMALS = {"bits_per_dim": 3, "noisy_bits_per_dim": 3, "log_likelihood": 2, "nats": 3}
 
 
 if __name__ == "__main__":

@@ -50,7 +50,8 @@ def main():
             batch_size=options.batch_size,
         )
         bits, nats = evaluate(model, data)
-        line = f"{name}: {bits:.4f} bits/dim, {nats:.3f} nats"
+        noisy = "" if not model.noise else ", of noisy images"
+        line = f"{name}: {bits:.4f} bits/dim, {nats:.3f} nats{noisy}"
         if options.dataset is None and options.split is None:
             claimed = presets.read(name, presets.METADATA).get("results", {}).get("bits_per_dim")
             if claimed is not None:
@@ -64,7 +65,8 @@ def main():
 
 def evaluate(model, data):
     """Bits per dimension, and the negative log-likelihood in nats per example."""
-    bits = model.evaluate(data, return_dict=True)["bits_per_dim"]
+    noisy = "noisy_" if model.noise else ""
+    bits = model.evaluate(data, return_dict=True)[f"{noisy}bits_per_dim"]
     return bits, bits * model.size * math.log(2)
 
 

@@ -54,13 +54,17 @@ def main():
         inputs = signature.structured_input_signature[1]
         print(f"  {name}: {_tensors(inputs)} -> {_tensors(signature.structured_outputs)}")
     inputs = {"seed": [[1, 0], [1, 1]], "temperature": [0.7, 0.7]}
-    condition, flag = signatures["sample"].structured_input_signature[1].get("condition"), ""
-    if condition is not None:
-        example = np.zeros(condition.shape[1:], condition.dtype.as_numpy_dtype).tolist()
+    taken, further = signatures["sample"].structured_input_signature[1], ""
+    if "condition" in taken:
+        spec = taken["condition"]
+        example = np.zeros(spec.shape[1:], spec.dtype.as_numpy_dtype).tolist()
         inputs["condition"] = [example, example]
-        flag = f" --condition '{json.dumps(example)}'"
+        further += f" --condition '{json.dumps(example)}'"
+    if "guidance" in taken:
+        inputs["guidance"] = [1.0, 1.0]
+        further += " --guidance 1.0"
     request = json.dumps({"signature_name": "sample", "inputs": inputs})
-    print(USAGE.format(root=output.parent, name=output.name, request=request, condition=flag))
+    print(USAGE.format(root=output.parent, name=output.name, request=request, further=further))
 
 
 USAGE = """
@@ -75,7 +79,7 @@ Ask for two samples by REST, and by gRPC:
   curl http://localhost:8501/v1/models/{name}:predict -d \\
       '{request}'
 
-  python tools/examples/grpc_client.py localhost:8500 {name} --n 2{condition}"""
+  python tools/examples/grpc_client.py localhost:8500 {name} --n 2{further}"""
 
 
 def next_version(folder):

@@ -131,6 +131,9 @@ def figures(model, bits, nats, metric):
     scaled = {}
     if metric == "log_likelihood":  # as NICE's paper has it, of data in [0, 1]
         scaled = {metric: round(model.size * model.bits * math.log(2) - nats, 2)}
+    if model.noise:
+        metric = "noisy_bits_per_dim"
+        scaled = {metric: round(bits, 4)}
     return {
         "bits_per_dim": round(bits, 4),
         "nats": round(nats, 3),

@@ -25,6 +25,7 @@ def main():
     parser.add_argument(
         "--condition", type=json.loads, help="one for all, as JSON: a label, or [0.1, -0.2]"
     )
+    parser.add_argument("--guidance", type=float, default=0.0, help="by labels, of a TarFlow")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--zoom", type=int, default=2, help="pixels of the PNG for each pixel")
     options = parser.parse_args()
@@ -38,18 +39,18 @@ def main():
         parser.error(f"{options.model} draws single numbers, of which there is no picture")
     values = (options.n, options.temperature, options.condition, options.seed, options.zoom)
     try:
-        drawn = picture(model, *values)
+        drawn = picture(model, *values, guidance=options.guidance)
     except ValueError as error:
         parser.error(str(error))
     options.output.write_bytes(drawn)
     print(f"{options.n} samples at temperature {options.temperature}: {options.output}")
 
 
-def picture(model, n=64, temperature=1.0, condition=None, seed=0, zoom=2):
+def picture(model, n=64, temperature=1.0, condition=None, seed=0, zoom=2, guidance=0.0):
     """The bytes of a PNG of `n` samples; without a condition, the classes take turns."""
     if condition is None and model.num_classes is not None:
         condition = np.arange(n) % model.num_classes
-    samples = model.sample(n, temperature, condition, seed).numpy()
+    samples = model.sample(n, temperature, condition, seed, guidance).numpy()
     return png(grid(samples, zoom) if model.is_image else scatter(samples))
 
 

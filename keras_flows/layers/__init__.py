@@ -4,6 +4,7 @@ from keras_flows.layers.act_norm import ActNorm
 from keras_flows.layers.additive_coupling import AdditiveCoupling
 from keras_flows.layers.affine_coupling import AffineCoupling
 from keras_flows.layers.batch_norm import BatchNorm
+from keras_flows.layers.causal_affine import CausalAffine
 from keras_flows.layers.chain import Chain
 from keras_flows.layers.diagonal_scaling import DiagonalScaling
 from keras_flows.layers.flatten import Flatten
@@ -27,6 +28,7 @@ __all__ = [
     "AdditiveCoupling",
     "AffineCoupling",
     "BatchNorm",
+    "CausalAffine",
     "Chain",
     "DiagonalScaling",
     "Flatten",

@@ -199,10 +199,14 @@ class Coupling(Bijection):
 
     def _make_output_layer(self, units, is_image):
         """A layer that is zero at the start, so that the coupling starts near the identity."""
-        policy = self.dtype_policy if self.network is None else self.network.dtype_policy
-        if policy.quantization_mode is not None:  # which is the network's own
-            policy = policy.get_config()["source_name"]
+        policy = self.dtype_policy if self.network is None else output_policy(self.network)
         options = {"dtype": policy, "name": "output_layer"}
         if is_image:
             return ScaledConv2D(units, 3, **options)
         return keras.layers.Dense(units, kernel_initializer="zeros", **options)
+
+
+def output_policy(network):
+    """The dtype policy of a layer behind the network, of which a quantisation is the network's."""
+    policy = network.dtype_policy
+    return policy.get_config()["source_name"] if policy.quantization_mode is not None else policy

@@ -3,6 +3,7 @@ import tensorflow as tf
 
 from keras_flows import adaptation
 from keras_flows.bijection import add_gradients, constant_log_det
+from keras_flows.differentiation import are_gradients_taken
 from keras_flows.layers.scan import scan
 from keras_flows.layers.stacked import Stacked
 from keras_flows.precomputation import Precomputes, leaves_of, supply
@@ -22,6 +23,9 @@ class Repeat(Precomputes, Stacked):
     each coupling's network. The weights are the same in both. With `training=False`, and eagerly,
     where steps run one by one, the gradient remembers.
 
+    Of a step with a layer that does not invert cheaply (`inverts_cheaply`), as `CausalAffine`, the
+    gradient remembers, in training, what each step was given, and computes the step again.
+
     `get_steps` gives single steps to look at, `set_steps` takes them.
 
     Args:
@@ -32,7 +36,7 @@ class Repeat(Precomputes, Stacked):
 
     Raises:
         ValueError: if the step changes the shape, is built, adds losses, or cannot be inverted in
-            training although `reversible` is set.
+            training, or not cheaply, although `reversible` is set.
 
     Example:
 
@@ -50,7 +54,15 @@ class Repeat(Precomputes, Stacked):
     def __init__(self, step, depth, *, reversible=False, **kwargs):
         super().__init__(step, depth, **kwargs)
         self.reversible = reversible
-        for layer in flatten_layers(step):
+        layers = list(flatten_layers(step))
+        self._recomputes = not all(getattr(layer, "inverts_cheaply", True) for layer in layers)
+        for layer in layers:
+            if reversible and not getattr(layer, "inverts_cheaply", True):
+                raise ValueError(
+                    "Argument `reversible` must be False for a step that does not invert cheaply: "
+                    "its gradient computes each step again, of what it was given, anyway. "
+                    f"Received: reversible={reversible}, with {layer.name!r} in the step"
+                )
             if reversible and not getattr(layer, "invertible_in_training", True):
                 raise ValueError(
                     "Argument `reversible` must be False for a step that cannot be inverted in "
@@ -95,8 +107,8 @@ class Repeat(Precomputes, Stacked):
             changing = range(len(self._stacks))
         if self._is_unrolled(training):
             y, log_det, changed = self._run(x, condition, training, changing, unroll=True)
-        elif self.reversible and training:
-            y, log_det, changed = self._run_reversibly(x, condition, training, changing)
+        elif (self.reversible or self._recomputes) and (training or are_gradients_taken()):
+            y, log_det, changed = self._run_forgetting(x, condition, training, changing)
         else:
             y, log_det, changed = self._run(x, condition, training, changing)
         for i, value in zip(changing, changed, strict=True):
@@ -108,11 +120,21 @@ class Repeat(Precomputes, Stacked):
         return self._run(z, condition, training, inverse=True, unroll=unroll)[:2]
 
     def _run(
-        self, x, condition, training, changing=(), sources=None, *, inverse=False, unroll=False
+        self,
+        x,
+        condition,
+        training,
+        changing=(),
+        sources=None,
+        *,
+        inverse=False,
+        unroll=False,
+        keep=False,
     ):
         """(y, log_det) and the new stacks of the weights `changing`.
 
-        `sources` are the weights that are read and what is precomputed, if given.
+        `sources` are the weights that are read and what is precomputed, if given. To `keep` adds
+        what each step was given, as one more stack.
         """
         leaves = [] if unroll else self._leaves()  # by itself, each makes its values when it runs
         if sources is None and unroll:
@@ -124,8 +146,8 @@ class Repeat(Precomputes, Stacked):
         def body(state, slices):
             (x, total), (weights, values) = state, slices
             with self.holding(weights) as values_of, supply(leaves, values, inverse):
-                x, log_det = method(x, condition, training)
-                return (x, total + log_det), values_of(changing)
+                y, log_det = method(x, condition, training)
+                return (y, total + log_det), [*values_of(changing), *([x] if keep else [])]
 
         (y, total), changed = scan(
             body,
@@ -133,13 +155,17 @@ class Repeat(Precomputes, Stacked):
             sources,
             self.depth,
             reverse=inverse,
-            outputs=[self._stacks[i] for i in changing],
+            outputs=[
+                *(self._stacks[i] for i in changing),
+                *([tf.TensorSpec((self.depth, *x.shape), x.dtype)] if keep else []),
+            ],
             unroll=unroll,
             parallel=self._parallel,
         )
         return y, total, changed
 
-    def _run_reversibly(self, x, condition, training, changing):
+    def _run_forgetting(self, x, condition, training, changing):
+        """`_run` whose gradient does not remember what was computed inside of the steps."""
         values, inverses = self.precomputed(inverse=False)
         conditions = [] if condition is None else [tf.convert_to_tensor(condition)]
         structure = [[self.stacks(self._read_in_loop), values], conditions]
@@ -148,41 +174,51 @@ class Repeat(Precomputes, Stacked):
         def run(x, *flat):
             sources, conditions = tf.nest.pack_sequence_as(structure, flat)
             (condition,) = conditions or [None]
-            z, total, changed = self._run(x, condition, training, changing, sources)
+            z, total, changed = self._run(
+                x, condition, training, changing, sources, keep=self._recomputes
+            )
+            given = [changed.pop()] if self._recomputes else []
 
             def gradient(dz, dtotal, *_):
-                return self._run_backward(z, dz, dtotal, sources, inverses, conditions, training)
+                return self._run_backward(
+                    z, dz, dtotal, sources, inverses, given, conditions, training
+                )
 
             return (z, total, *changed), gradient
 
         z, total, *changed = run(x, *tf.nest.flatten(structure))
         return z, total, changed
 
-    def _run_backward(self, z, dz, dlog_det, sources, inverses, conditions, training):
+    def _run_backward(self, z, dz, dlog_det, sources, inverses, given, conditions, training):
         """From the last step to the first: rebuilds what each was given, and differentiates it.
 
-        All steps read the condition, if there is one: its gradient is the sum of theirs.
+        What they were `given` is a stack, if it was kept. All steps read the condition, if there is
+        one: its gradient is the sum of theirs.
         """
         leaves = self._leaves()
         (condition,) = conditions or [None]
         shared = _floating(conditions)
 
         def body(state, slices):
-            (z, dz, dshared), ((weights, values), inverse) = state, slices
+            (z, dz, dshared), ((weights, values), inverse, given) = state, slices
             read = [*shared, *_floating([weights, values])]
             with (
                 self.holding(weights),
                 supply(leaves, values, inverse=False),
                 supply(_directed(leaves), inverse, inverse=True),
             ):
-                x, dx, gradients = self.step.backward(z, dz, dlog_det, read, condition, training)
+                further = (dz, dlog_det, read, condition, training)
+                if given:
+                    x, dx, gradients = *given, *self.step.differentiate(*given, *further)
+                else:
+                    x, dx, gradients = self.step.backward(z, *further)
             sums = [add_gradients(*pair) for pair in zip(dshared, gradients, strict=False)]
             return (x, dx, sums), gradients[len(shared) :]
 
         (_, dx, dshared), gradients = scan(
             body,
             (z, dz, [tf.zeros_like(tensor) for tensor in shared]),
-            [sources, inverses],
+            [sources, inverses, given],
             self.depth,
             reverse=True,
             outputs=_floating(sources),
@@ -197,7 +233,8 @@ class Repeat(Precomputes, Stacked):
 
     @property
     def _parallel(self):
-        return 2 if self.reversible else 10  # iterations at once: each holds its activations
+        # Iterations at once: each holds its activations.
+        return 2 if self.reversible or self._recomputes else 10
 
     def _is_unrolled(self, training):
         """Whether steps run one by one: eagerly, and where TensorFlow could not sum in a loop."""

@@ -3,6 +3,7 @@
 They end in features, not in parameters: the coupling owns the output layer.
 """
 
+from keras_flows.networks.causal_transformer import CausalTransformer
 from keras_flows.networks.conv_net import ConvNet
 from keras_flows.networks.mlp import MLP
 from keras_flows.networks.res_net import ResNet
@@ -14,6 +15,7 @@ from keras_flows.networks.weight_norm_conv2d import WeightNormConv2D
 
 __all__ = [
     "MLP",
+    "CausalTransformer",
     "ConvNet",
     "ResNet",
     "ResidualConvNet",

@@ -1,4 +1,5 @@
 import keras
+import numpy as np
 import tensorflow as tf
 from keras import ops
 
@@ -18,7 +19,6 @@ class _Attention(keras.layers.Layer):
     def __init__(self, width, num_heads, *, output_initializer="glorot_uniform", **kwargs):
         super().__init__(**kwargs)
         self.num_heads = num_heads
-        self._head_size = width // num_heads
         self._query, self._key, self._value = (
             keras.layers.Dense(width, name=name, dtype=self.dtype_policy)
             for name in ("query", "key", "value")
@@ -38,14 +38,60 @@ class _Attention(keras.layers.Layer):
 
     def call(self, inputs, context=None):
         context = inputs if context is None else context
-        query = self._in_heads(by_rows(self._query, inputs)) * self._head_size**-0.5
-        key, value = (self._in_heads(by_rows(layer, context)) for layer in (self._key, self._value))
-        shares = tf.nn.softmax(tf.matmul(query, key, transpose_b=True))
-        heads = ops.transpose(tf.matmul(shares, value), (0, 2, 1, 3))
-        width = self.num_heads * self._head_size
-        return by_rows(self._out, ops.reshape(heads, (-1, heads.shape[1], width)))
+        query = _in_heads(by_rows(self._query, inputs), self.num_heads)
+        key, value = (
+            _in_heads(by_rows(layer, context), self.num_heads) for layer in (self._key, self._value)
+        )
+        return by_rows(self._out, _looked_up(query, key, value))
 
-    def _in_heads(self, x):
-        """(batch, tokens, width) as (batch, heads, tokens, head size)."""
-        x = ops.reshape(x, (-1, x.shape[1], self.num_heads, self._head_size))
-        return ops.transpose(x, (0, 2, 1, 3))
+
+class _CausalAttention(keras.layers.Layer):
+    """Tokens that look at themselves and at those before them, as `_Attention` otherwise.
+
+    One linear map gives q, k and v, of all heads each. With a `cache` the inputs are one token,
+    the one of `index`: the cache holds k and v of those before, two tensors
+    (batch, heads, tokens, d), and comes back, as second of two results, with its own.
+    """
+
+    def __init__(self, width, num_heads, *, make_dense, **kwargs):
+        super().__init__(**kwargs)
+        self.num_heads = num_heads
+        self._query_key_value = make_dense(width, 3 * width)
+        self._out = make_dense(width, width)
+
+    def build(self, inputs_shape):
+        self._query_key_value.build(inputs_shape)
+        self._out.build(inputs_shape)
+
+    def compute_output_shape(self, inputs_shape):
+        return inputs_shape
+
+    def call(self, inputs, cache=None, index=None):
+        maps = tf.split(by_rows(self._query_key_value, inputs), 3, axis=-1)
+        query, key, value = (_in_heads(each, self.num_heads) for each in maps)
+        if cache is None:
+            seen = np.tri(inputs.shape[1], dtype=bool)
+            return by_rows(self._out, _looked_up(query, key, value, seen))
+        places = tf.range(cache[0].shape[2])
+        here = (places == index)[:, None]
+        cache = [tf.where(here, new, old) for new, old in zip((key, value), cache, strict=True)]
+        return by_rows(self._out, _looked_up(query, *cache, places <= index)), cache
+
+
+def _looked_up(query, key, value, seen=True):
+    """softmax(q k^T / sqrt(d)) v of (batch, heads, tokens, d), as (batch, tokens, heads d).
+
+    Where `seen`, which broadcasts to (tokens, tokens), is False, a token has no share.
+    """
+    scores = tf.matmul(query * query.shape[-1] ** -0.5, key, transpose_b=True)
+    if seen is not True:
+        scores = tf.where(seen, scores, tf.constant(scores.dtype.min, scores.dtype))
+    heads = tf.matmul(tf.nn.softmax(scores), value)
+    _, number, tokens, size = heads.shape
+    return ops.reshape(ops.transpose(heads, (0, 2, 1, 3)), (-1, tokens, number * size))
+
+
+def _in_heads(x, num_heads):
+    """(batch, tokens, width) as (batch, heads, tokens, head size)."""
+    x = ops.reshape(x, (-1, x.shape[1], num_heads, x.shape[2] // num_heads))
+    return ops.transpose(x, (0, 2, 1, 3))

@@ -43,12 +43,7 @@ class ViT(ConstructorConfig, keras.layers.Layer):
     def __init__(self, width, num_blocks=1, *, num_heads=4, **kwargs):
         super().__init__(**kwargs)
         check_integers(1, width=width, num_blocks=num_blocks, num_heads=num_heads)
-        require(
-            width % num_heads == 0,
-            "Argument `num_heads` must divide `width`",
-            num_heads=num_heads,
-            width=width,
-        )
+        check_heads(num_heads, width)
         self.width = width
         self.num_blocks = num_blocks
         self.num_heads = num_heads
@@ -111,6 +106,15 @@ class ViT(ConstructorConfig, keras.layers.Layer):
             x = x + attention(norm_1(x))
             x = x + by_rows(narrow, _gelu(by_rows(wide, norm_2(x))))
         return self._output_norm(x)
+
+
+def check_heads(num_heads, width):
+    require(
+        width % num_heads == 0,
+        "Argument `num_heads` must divide `width`",
+        num_heads=num_heads,
+        width=width,
+    )
 
 
 SLOPE = 2 * math.sqrt(2 / math.pi)

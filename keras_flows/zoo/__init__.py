@@ -5,5 +5,6 @@ from keras_flows.zoo.jet import Jet
 from keras_flows.zoo.nice import NICE
 from keras_flows.zoo.nsf import NSF
 from keras_flows.zoo.real_nvp import RealNVP
+from keras_flows.zoo.tarflow import TarFlow
 
-__all__ = ["NICE", "NSF", "Glow", "Jet", "RealNVP"]
+__all__ = ["NICE", "NSF", "Glow", "Jet", "RealNVP", "TarFlow"]

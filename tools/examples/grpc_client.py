@@ -39,6 +39,7 @@ def main():
     parser.add_argument(
         "--condition", type=json.loads, help="of a conditional model, JSON: a label, or [0.1, -0.2]"
     )
+    parser.add_argument("--guidance", type=float, help="of a model that labels can guide, TarFlow")
     options = parser.parse_args()
 
     condition = {}
@@ -49,6 +50,8 @@ def main():
         "seed": np.array([[options.seed, row] for row in range(options.n)], "int32"),
         "temperature": np.full(options.n, options.temperature, "float32"),
     }
+    if options.guidance is not None:
+        seeds["guidance"] = np.full(options.n, options.guidance, "float32")
     with grpc.insecure_channel(options.address) as channel:
         server = prediction_service_pb2_grpc.PredictionServiceStub(channel)
 

@@ -39,6 +39,7 @@ def main():
     parser.add_argument(
         "--condition", type=json.loads, help="of a conditional model, JSON: a label, or [0.1, -0.2]"
     )
+    parser.add_argument("--guidance", type=float, help="of a model that labels can guide, TarFlow")
     options = parser.parse_args()
 
     condition = {}
@@ -48,6 +49,8 @@ def main():
         "seed": [[options.seed, row] for row in range(options.n)],
         "temperature": [options.temperature] * options.n,
     }
+    if options.guidance is not None:
+        seeds["guidance"] = [options.guidance] * options.n
     samples = predict(options.url, "sample", {**seeds, **condition}, "x")
     log_probs = predict(options.url, "log_prob", {"x": samples, **condition}, "log_prob")
     for row, log_prob in enumerate(log_probs):
