@@ -615,3 +615,39 @@ def test_benchmark_compares_numbers_of_workers(tool, tmp_path, capsys):
     for figures, examples in ((one, 4), (same_global, 4), (same_local, 8)):
         assert figures["images_per_second"] == pytest.approx(examples / np.median(figures["all"]))
     assert "| 2 workers, local batch 4 |" in capsys.readouterr().out
+
+
+# Scale.
+
+
+def test_scale_counts_loops_as_often_as_they_run(monkeypatch):
+    """Of couplings of three convolutions: 16 cells, 4 channels, width 5."""
+    monkeypatch.syspath_prepend(TOOLS)
+    import scale
+
+    def counted(depth, batch, **options):
+        network = keras_flows.networks.ConvNet(5)
+        step = keras_flows.layers.AffineCoupling(network)
+        repeat = keras_flows.layers.Repeat(step, depth, **options)
+        chain = keras_flows.layers.Chain([repeat, keras_flows.layers.Flatten()])
+        model = keras_flows.Flow(chain, (4, 4, 4))
+        return scale.count_forward(model, batch), scale.is_computed_again(model)
+
+    (one, again), (two, _) = counted(2, batch=1), counted(2, batch=2)
+    deep, deep_again = counted(4, batch=2, reversible=True)
+    step = 2 * 16 * (9 * 2 * 5 + 5 * 5 + 9 * 5 * 4)
+    assert two.flops - one.flops == 2 * step
+    # Beside steps of the batch, convolutions of edges, of the weights alone.
+    assert 4 * step < deep.flops - two.flops < 4.4 * step
+    assert (again, deep_again) == (False, True)
+    assert two.operations == one.operations < deep.operations
+    assert one.moved > one.kept > 4 * 2 * 16 * (5 + 5 + 4)
+
+
+def test_scale_predicts_a_row(tool, capsys):
+    tool("scale", "nice_paper_mnist")
+    *_, row = capsys.readouterr().out.splitlines()
+    name, *figures = row.strip("| ").split(" | ")
+    assert name == "`nice_paper_mnist`" and len(figures) == 8
+    assert float(figures[0]) == round(2 * 19.1e6 / 1e9, 2)  # nearly all weights are of products
+    assert 0 < float(figures[5].replace(",", "")) < float(figures[7].replace(",", ""))
