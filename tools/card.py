@@ -137,10 +137,9 @@ def measurements(name, here, metadata):
 
 def training(name, recipe, here):
     if here is None:
-        return (
-            f"{recipe.get('dataset') or 'A dataset that TFDS does not have'}. `recipe.json` is the "
-            "training, as flags of `tools/train.py`."
-        )
+        dataset = recipe.get("dataset") or "A dataset that TFDS does not have"
+        which = next((text for start, text in WHICH.items() if dataset.startswith(start)), "")
+        return f"{dataset}. {which}`recipe.json` is the training, as flags of `tools/train.py`."
     return (
         f"Trained on `{recipe['train_split']}` of {recipe['dataset']}, chosen by "
         f"`{recipe['validation_split']}`; `log.csv` is the course of it. `recipe.json` is the "
@@ -154,6 +153,12 @@ and knows its own data only: unlike images can be given high likelihoods, too
 ([arXiv:1810.09136](https://arxiv.org/abs/1810.09136)), so a threshold on `log_prob` alone does not
 tell whether an image belongs."""
 PAGES = (presets.ZOO.parent / "docs" / "presets.md", presets.ZOO / "README.md")
+WHICH = {
+    "downsampled_imagenet": "That is the older of TFDS' two sets of this size, which cannot be "
+    "downloaded any more; figures of the newer, imagenet_resized, are of easier images. ",
+    "imagenet_resized": "That is the newer of TFDS' two sets of this size, whose images are easier "
+    "than those of downsampled_imagenet, of which most published figures are. ",
+}
 NEEDED = ("dataset", "train_split", "validation_split")  # of a recipe
 COMPRESSED = {"png_bits_per_dim": "one PNG", "webp_bits_per_dim": "one lossless WebP"}
 UNITS = {
