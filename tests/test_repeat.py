@@ -1,5 +1,6 @@
 """What `Repeat` promises beyond what every bijection does; test_bijections.py has its cases."""
 
+import collections
 import sys
 
 import keras
@@ -322,6 +323,64 @@ def test_graph_does_not_grow_with_depth(reversible):
         return nodes(model.train_step, tf.zeros((2, 4)))
 
     assert training_step(6) == training_step(2)
+
+
+def loop_bodies(graph):
+    """How many operations of each type are in the body of each loop, in order."""
+    for operation in graph.get_operations():
+        if operation.type in ("While", "StatelessWhile"):
+            body = graph._get_function(operation.get_attr("body").name).graph
+            yield collections.Counter(inner.type for inner in body.get_operations())
+
+
+PRODUCTS = ("Conv2D", "Conv2DBackpropInput", "Conv2DBackpropFilter", "MatMul", "BatchMatMulV2")
+
+
+@pytest.mark.parametrize(
+    ("make", "forward", "backward", "most"),
+    [
+        pytest.param(
+            lambda: zoo.Glow((8, 8, 1), levels=1, depth=2, width=8),
+            {"Conv2D": 2, "MatMul": 2},  # a 1x1 convolution is a product of matrices
+            {"Conv2DBackpropInput": 2, "Conv2DBackpropFilter": 1, "MatMul": 5},
+            (155, 200),
+            id="glow",
+        ),
+        pytest.param(
+            lambda: zoo.NSF((4,), depth=2, width=8),
+            {"MatMul": 7},
+            {"MatMul": 14},
+            (390, 590),
+            id="nsf",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            lambda: zoo.Jet((8, 8, 1), depth=2, width=8),
+            {"MatMul": 8, "BatchMatMulV2": 2},
+            {"MatMul": 16, "BatchMatMulV2": 4},
+            (370, 570),
+            id="jet",
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
+def test_operations_of_a_step(make, forward, backward, most):
+    """No product is computed twice; all operations, that the graph gets no heavier unseen."""
+    model = make()
+
+    @tf.function(autograph=False)
+    def gradients(x):
+        with tf.GradientTape() as tape:
+            _, log_prob = model.latent_and_log_prob(x, training=True)
+        return tape.gradient(log_prob, model.trainable_variables)
+
+    x = tf.TensorSpec((None, *model.input_shape), tf.float32)
+    bodies = list(loop_bodies(gradients.get_concrete_function(x).graph))
+    products = [{name: body[name] for name in PRODUCTS if name in body} for body in bodies]
+    assert products == [forward, backward]
+    idle = ("Const", "Identity", "NoOp", "Placeholder")
+    counts = [sum(n for name, n in body.items() if name not in idle) for body in bodies]
+    assert all(count <= bound for count, bound in zip(counts, most, strict=True)), counts
 
 
 @pytest.mark.slow
