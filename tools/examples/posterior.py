@@ -2,7 +2,7 @@
 """Inference from simulations: the posterior p(theta | x) of a simulator, by a conditional flow.
 
 tools/examples/posterior.py --task two_moons
-tools/examples/posterior.py --task slcp --simulations 100000 --epochs 30 --references sbibm
+tools/examples/posterior.py --task slcp --simulations 100000 --epochs 60 --references sbibm
 
 Three tasks of Lueckmann et al. 2021 (arXiv:2101.04653). With `--references`, a folder of TASK.npz
 with `observation_i` and `posterior_i`, samples of the exact posterior, it is told how well a
