@@ -200,17 +200,22 @@ class Density(TracedModel):
 
         `guidance` has a weight for each row, or is None.
         """
+        return self._data_and_overflow([z], condition, guidance, denoise)
+
+    def _data_and_overflow(self, draws, condition, guidance, denoise, latents_of=lambda z: z):
+        """`data_and_overflow` of the latents that `latents_of` makes of `draws`, batches."""
         features = self.features_of(condition)
         if features is not None:
-            rows = ops.shape(z)[:1]
+            rows = ops.shape(draws[0])[:1]
             features = ops.broadcast_to(features, (*rows, *features.shape[1:]))
 
-        def inverse(z, features, guidance):
+        def inverse(*batches):
+            *draws, features, guidance = batches
             with guided_by(guidance):
-                x, _ = self.bijection.inverse_and_log_det(z, features)
+                x, _ = self.bijection.inverse_and_log_det(latents_of(*draws), features)
             return self.denoised(x, features) if denoise else x
 
-        x = self._in_parts(inverse, z, features, guidance)
+        x = self._in_parts(inverse, *draws, features, guidance)
         overflowed = ~ops.all(ops.isfinite(x), axis=tuple(range(1, len(x.shape))))
         return spoil_rows(overflowed, self.data_spec.quantize(x)), overflowed
 
@@ -227,11 +232,12 @@ class Density(TracedModel):
         _, draw = PRIORS[self.prior]
         return draw(seeds, self.data_spec.size, self.compute_dtype) * temperatures[:, None]
 
+    @computes
     def samples_and_overflow(self, seeds, temperatures, condition=None, guidance=None):
         """`data_and_overflow` of draws from the base distribution; see `latents_of`."""
-        latents = self._in_parts(self.latents_of, seeds, temperatures)
         denoise = self.data_spec.deviation is not None
-        return self.data_and_overflow(latents, condition, guidance, denoise=denoise)
+        draws = [seeds, temperatures]
+        return self._data_and_overflow(draws, condition, guidance, denoise, self.latents_of)
 
     def denoised(self, x, features=None):
         """What is expected of x without its normal noise: one step up the density's gradient."""
