@@ -93,7 +93,7 @@ def card(folder):
     if here:
         parts += [
             f"![samples]({presets.SAMPLES})",
-            "Samples at temperature 1, seed 0, not chosen.",
+            f"Samples at temperature 1{guided(metadata)}, seed 0, not chosen.",
             "## Results",
             measurements(folder.name, here, metadata),
         ]
@@ -110,6 +110,10 @@ def describe(metadata):
         return metadata["description"]
     paper = metadata["paper"]["arxiv"]
     return f"The architecture of [arXiv:{paper}](https://arxiv.org/abs/{paper}), without weights."
+
+
+def guided(metadata):
+    return f", guidance {metadata['guidance']:g}" if "guidance" in metadata else ""
 
 
 def measurements(name, here, metadata):

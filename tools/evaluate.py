@@ -53,7 +53,8 @@ def main():
         noisy = "" if not model.noise else ", of noisy images"
         line = f"{name}: {bits:.4f} bits/dim, {nats:.3f} nats{noisy}"
         if options.dataset is None and options.split is None:
-            claimed = presets.read(name, presets.METADATA).get("results", {}).get("bits_per_dim")
+            claimed = presets.read(name, presets.METADATA).get("results", {})
+            claimed = claimed.get(metric_of(model))
             if claimed is not None:
                 line += f" (its card: {claimed:.4f})"
                 if not abs(bits - claimed) <= TOLERANCE:  # nan is not, either
@@ -65,9 +66,13 @@ def main():
 
 def evaluate(model, data):
     """Bits per dimension, and the negative log-likelihood in nats per example."""
-    noisy = "noisy_" if model.noise else ""
-    bits = model.evaluate(data, return_dict=True)[f"{noisy}bits_per_dim"]
+    bits = model.evaluate(data, return_dict=True)[metric_of(model)]
     return bits, bits * model.size * math.log(2)
+
+
+def metric_of(model):
+    """What `model.evaluate`, and a preset's card, call its bits per dimension."""
+    return "noisy_bits_per_dim" if model.noise else "bits_per_dim"
 
 
 if __name__ == "__main__":

@@ -59,7 +59,7 @@ def main():
         weights, bits, nats = smallest_weights(model, data, pathlib.Path(scratch))
         if not math.isfinite(bits):
             parser.error(f"{options.run} has no weights worth publishing: {bits} bits/dim")
-        published = metadata.get("results", {}).get("bits_per_dim")
+        published = metadata.get("results", {}).get(evaluate.metric_of(model))
         if published is not None and bits > published - GAIN:
             parser.error(
                 f"{options.preset} has weights of {published:.4f} bits/dim, which others replace "
@@ -84,7 +84,8 @@ def main():
         copy = pathlib.Path(shutil.copytree(folder, pathlib.Path(scratch, folder.name)))
         shutil.copyfile(weights, copy / presets.WEIGHTS)
         shutil.copyfile(options.run / "log.csv", copy / presets.LOG)
-        (copy / presets.SAMPLES).write_bytes(picture(model, data))
+        drawn = picture(model, data, guidance=metadata.get("guidance", 0.0))
+        (copy / presets.SAMPLES).write_bytes(drawn)
         presets.write_json(copy / presets.METADATA, metadata)
         (copy / presets.CARD).write_text(card.card(copy))
         # What promises the weights comes last.
@@ -131,14 +132,12 @@ def figures(model, bits, nats, metric):
     scaled = {}
     if metric == "log_likelihood":  # as NICE's paper has it, of data in [0, 1]
         scaled = {metric: round(model.size * model.bits * math.log(2) - nats, 2)}
-    if model.noise:
-        metric = "noisy_bits_per_dim"
-        scaled = {metric: round(bits, 4)}
+    measured = evaluate.metric_of(model)
     return {
-        "bits_per_dim": round(bits, 4),
+        measured: round(bits, 4),
         "nats": round(nats, 3),
         **scaled,
-        "metric": metric or ("bits_per_dim" if model.is_image else "nats"),
+        "metric": metric or (measured if model.is_image else "nats"),
     }
 
 
@@ -151,7 +150,7 @@ def of_first_examples(model, data):
     return {f"first_{FIRST}_bits_per_dim": round(bits, 4)}
 
 
-def picture(model, data):
+def picture(model, data, guidance=0.0):
     """64 images, small ones enlarged, or many points; under the first of float conditions."""
     condition = None
     if model.condition_shape is not None:
@@ -160,7 +159,7 @@ def picture(model, data):
     if not model.is_image:
         return sample.picture(model, n=10_000, condition=condition)
     zoom = max(2, 56 // model.input_shape[0])
-    return sample.picture(model, condition=condition, zoom=zoom)
+    return sample.picture(model, condition=condition, zoom=zoom, guidance=guidance)
 
 
 def in_half_precision(source, target):
@@ -196,7 +195,7 @@ def time_of(log):
 
 def compressed_sizes(model, data):
     """Bits/dim of all images in one picture, as PNG and as lossless WebP."""
-    if not model.is_image:
+    if not model.is_image or model.noise:  # whose bits/dim are not of the images themselves
         return {}
     batches = [keras.utils.unpack_x_y_sample_weight(batch)[0].numpy() for batch in data]
     image = Image.fromarray(pictures.grid(np.concatenate(batches), line=0).squeeze())
