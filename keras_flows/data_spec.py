@@ -50,6 +50,11 @@ class DataSpec:
         self.size = math.prod(self.shape)
         self.dtype = dtype
 
+    @property
+    def is_discrete(self):
+        """Whether data are, or have, whole numbers, of which a density is that of x + u."""
+        return self.deviation is None and bool(self.is_image or self.vector_columns.integer_columns)
+
     # Data.
 
     def check_spec(self, x):

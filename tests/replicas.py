@@ -66,6 +66,9 @@ MODELS = {
     "real_nvp_images": lambda: zoo.RealNVP(IMAGE, levels=1, depth=1, width=4, num_blocks=1),
     "glow_vectors": lambda: zoo.Glow(VECTOR, depth=3, width=8),
     "glow_images": lambda: zoo.Glow(IMAGE, levels=1, depth=3, width=4),
+    "glow_variational": lambda: zoo.Glow(
+        IMAGE, levels=1, depth=2, width=4, dequantization="variational"
+    ),
     "jet_images": lambda: zoo.Jet(IMAGE, depth=3, width=4, num_heads=2, reversible=True),
     "tarflow_images": lambda: zoo.TarFlow(
         IMAGE, depth=3, width=4, num_layers=1, num_heads=2, num_classes=2, label_dropout=0.5
@@ -101,7 +104,8 @@ def middle(shape, dtype, *_):
     return tf.fill(shape, tf.cast(0.5, dtype))
 
 
-dequantization.uniform_noise = middle  # noise is a function of the replica
+# Noise is a function of the replica.
+dequantization.uniform_noise = dequantization.normal_noise = middle
 keras.config.set_floatx("float64")
 keras.config.set_dtype_policy("float64")
 

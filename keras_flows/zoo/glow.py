@@ -51,7 +51,7 @@ class Glow(Flow):
             or white; 1e-6 is usual for MNIST. None, as in the paper, for none.
         standardize: whether vectors are standardised first (`layers.Standardize`).
         bounds, integer_columns: of vectors, as for `Flow`; those with bounds go through a `Logit`.
-        bits, adapt_examples, seed: as for `Flow`.
+        bits, dequantization, adapt_examples, seed: as for `Flow`.
 
     Raises:
         ValueError: for arguments out of range, and sizes that `levels` cannot halve.

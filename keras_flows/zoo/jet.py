@@ -35,7 +35,7 @@ class Jet(Flow):
         num_classes, condition_shape, condition_network: as for `Flow`; all couplings read the
             condition. To one of tokens, (tokens, n), the transformers attend. An image can be one
             by the condition_network `layers.Patchify(patch_size)`, for instance.
-        bits, adapt_examples, seed: as for `Flow`.
+        bits, dequantization, adapt_examples, seed: as for `Flow`.
 
     Raises:
         ValueError: for arguments out of range, patches that do not divide the image or that

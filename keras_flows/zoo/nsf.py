@@ -36,7 +36,7 @@ class NSF(Flow):
         bounds, integer_columns: of vectors, as for `Flow`; those with bounds go through a `Logit`.
         num_classes, condition_shape, condition_network: as for `Flow`; all couplings read the
             condition.
-        bits, adapt_examples, seed: as for `Flow`.
+        bits, dequantization, adapt_examples, seed: as for `Flow`.
 
     Raises:
         ValueError: for arguments out of range, and sizes that `levels` cannot halve.

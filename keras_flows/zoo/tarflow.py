@@ -38,7 +38,7 @@ class TarFlow(Flow):
         num_classes, condition_shape, condition_network: as for `Flow`; all blocks read the
             condition, labels or features (n,), by one linear map of it, added to all tokens. The
             network is for floats only.
-        bits, adapt_examples, seed: as for `Flow`.
+        bits, dequantization, adapt_examples, seed: as for `Flow`.
 
     Raises:
         ValueError: for arguments out of range, or patches that do not divide the image.
