@@ -310,19 +310,23 @@ def test_real_nvp_penalises_its_weight_norms():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("make", "shape"),
+    ("make", "shape", "options"),
     [
-        (zoo.RealNVP, (3,)),
-        (zoo.NSF, (3,)),
-        (zoo.Glow, (3,)),
-        (zoo.Glow, (2, 2, 1)),
-        (zoo.Jet, (4, 4, 1)),
+        (zoo.NICE, (3,), {}),
+        (zoo.RealNVP, (3,), {}),
+        (zoo.NSF, (3,), {"dropout": 0.1}),
+        (zoo.Glow, (3,), {}),
+        (zoo.NICE, (2, 2, 1), {}),
+        (zoo.RealNVP, (4, 4, 1), {"levels": 1, "num_blocks": 1}),
+        (zoo.NSF, (2, 2, 1), {}),
+        (zoo.Glow, (2, 2, 1), {"dequantization": "variational"}),
+        (zoo.Jet, (4, 4, 1), {}),
+        (zoo.TarFlow, (4, 4, 1), {"num_layers": 1}),
     ],
 )
-def test_xla_trains_on_batches_of_any_size(make, shape):
+def test_xla_trains_on_batches_of_any_size(make, shape, options):
     """The last batch of an array is smaller: the number of rows is not known when it is traced."""
-    options = {"width": 4, "condition_shape": (2,)}
-    model = make(shape, depth=6, **options)
+    model = make(shape, **{"depth": 6, "width": 4, "condition_shape": (2,), **options})
     rng = np.random.default_rng(0)
     x = rng.integers(0, 256, (13, *shape), "uint8") if model.is_image else rng.normal(size=(13, 3))
     condition = rng.normal(size=(13, 2))
