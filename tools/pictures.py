@@ -36,10 +36,15 @@ def main():
     for name in options.names:
         path = options.output / f"{name}.png"
         figure = PICTURES[name]()
-        figure.savefig(path, dpi=DPI)
+        save(figure, path)
         pyplot.close(figure)
-        Image.open(path).convert("RGB").quantize(COLORS).save(path, optimize=True)
         print(path)
+
+
+def save(figure, path, dpi=DPI):
+    """As a small PNG, of few colours."""
+    figure.savefig(path, dpi=dpi)
+    Image.open(path).convert("RGB").quantize(COLORS).save(path, optimize=True)
 
 
 def moons():
