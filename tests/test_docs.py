@@ -21,6 +21,7 @@ from keras_flows import data, layers, networks, zoo
 
 ROOT = pathlib.Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "zoo" / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+TUTORIALS = sorted((ROOT / "docs" / "tutorials").glob("*.py"))
 SMALLER = {
     r"depth=32": "depth=1, width=4",
     r"depth=16": "depth=2",
@@ -72,9 +73,14 @@ def agree(value, wanted):
 
 
 def run(code, names):
-    """Executes a block, smaller, and compares its values with the comments behind them."""
+    """Executes a block, smaller."""
     for pattern, smaller in SMALLER.items():
         code = re.sub(pattern, smaller, code)
+    execute(code, names)
+
+
+def execute(code, names):
+    """Executes code, and compares its values with the comments behind them."""
     for node in ast.parse(code).body:
         if not isinstance(node, ast.Expr):
             exec(compile(ast.Module([node], []), "<block>", "exec"), names)
@@ -153,7 +159,7 @@ def test_all_that_is_public_has_an_example():
     assert not [name for name, value in public() if not blocks(value.__doc__, "python")]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=named)
+@pytest.mark.parametrize("page", [*PAGES, *TUTORIALS], ids=named)
 def test_what_a_page_names_is_there(page):
     text = page.read_text().replace("\\\n", " ")
     for tool, rest in re.findall(r"tools/([\w/]+(?:\.\w+)?)([^\n`|]*)", text):
@@ -176,10 +182,10 @@ def test_what_a_page_names_is_there(page):
         assert preset in keras_flows.Flow.presets
 
 
-@pytest.mark.parametrize("page", PAGES, ids=named)
+@pytest.mark.parametrize("page", [*PAGES, *TUTORIALS], ids=named)
 def test_links_lead_somewhere(page):
     prose = re.sub(r"(?ms)^```.*?^```$", "", page.read_text())
-    for link in re.findall(r"\]\(([^)\s]+)\)", prose):
+    for link in re.findall(r'[^"]\]\(([^)\s]+)\)', prose):  # of a tutorial, f["name"](x) is code
         if link.startswith("http"):
             continue
         path, _, anchor = link.partition("#")
