@@ -89,6 +89,7 @@ def training(log, metric="bits_per_dim", *, ax=None):
         best = int(np.nanargmin(validation))
         label = f"best: {validation[best]:.3f}"
         ax.plot(epochs[best], validation[best], "o", color="tab:red", markersize=4, label=label)
+    ax.xaxis.get_major_locator().set_params(integer=True)
     ax.set(xlabel="epoch", ylabel=_UNITS.get(metric, metric))
     ax.legend()
     return ax
