@@ -218,6 +218,7 @@ def test_training_is_drawn_by_epochs(model, tmp_path):
     history = model.fit(IMAGES, validation_data=(IMAGES,), epochs=2, verbose=0, callbacks=[log])
     drawn = plot.training(history)
     assert drawn.get_xlabel() == "epoch" and drawn.get_ylabel() == "bits/dim"
+    assert all(tick == round(tick) for tick in drawn.get_xticks())
     lines = lines_of(drawn)
     assert [epoch for epoch, _ in lines["training"]] == [1, 2]
     values = [value for _, value in lines["validation"]]

@@ -80,7 +80,7 @@ def training(log, metric="bits_per_dim", *, ax=None):
         f"Argument `metric` must be one of the entries {sorted(logged)}",
         metric=metric,
     )
-    ax = axes.one(ax, figsize=(6, 3.6))
+    new, ax = ax is None, axes.one(ax, figsize=(6, 3.6))
     for name, label in ((metric, "training"), (f"val_{metric}", "validation")):
         if name in logged:
             ax.plot(epochs, logged[name], marker="." if len(epochs) < 30 else None, label=label)
@@ -89,7 +89,8 @@ def training(log, metric="bits_per_dim", *, ax=None):
         best = int(np.nanargmin(validation))
         label = f"best: {validation[best]:.3f}"
         ax.plot(epochs[best], validation[best], "o", color="tab:red", markersize=4, label=label)
-    ax.xaxis.get_major_locator().set_params(integer=True)
+    if new:
+        ax.locator_params(axis="x", integer=True)
     ax.set(xlabel="epoch", ylabel=_UNITS.get(metric, metric))
     ax.legend()
     return ax
