@@ -14,7 +14,7 @@
 # shares are calm on most days and wild on some, and affine maps keep the tails of what they are
 # given.
 #
-# It takes a minute of computing.
+# It takes less than a minute of computing.
 
 # %%
 import keras

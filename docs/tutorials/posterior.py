@@ -14,7 +14,7 @@
 # plausible each is: the posterior. There is no formula for it. But a conditional flow learns it
 # from pairs of causes and outcomes, and simulations give as many of those as you like.
 #
-# It takes a minute of computing.
+# It takes less than a minute of computing.
 
 # %%
 import keras

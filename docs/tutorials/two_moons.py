@@ -10,7 +10,7 @@
 # # Two moons, end to end
 #
 # Learn a density from points, look at it from all sides, draw new points, and keep the model. It
-# takes no GPU, and half a minute of computing.
+# takes no GPU, and less than a minute of computing.
 #
 # A normalizing flow is a network that can be inverted. Forwards, it turns data into Gaussian noise;
 # backwards, noise into data. As it also tells how much it stretches space at each place, it knows
