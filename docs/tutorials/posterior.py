@@ -30,8 +30,8 @@ rng = np.random.default_rng(0)
 # %% [markdown]
 # ## Write the simulator
 #
-# A thousand people, one of a hundred sick. Each day the sick infect some of those who never were,
-# and some of the sick recover; who does is chance. What is seen are the numbers of the sick on ten
+# A thousand people, ten of them sick. Each day the sick infect some of those who never were, and
+# some of the sick recover; who does is chance. What is seen are the numbers of the sick on ten
 # days. The simulator takes many pairs of rates at once, and knows nothing of flows.
 
 # %%
@@ -91,7 +91,8 @@ model = keras_flows.zoo.NSF((2,), condition_shape=(10,), depth=4, seed=0)
 model.compile(keras.optimizers.Adam(1e-3))
 stop = keras.callbacks.EarlyStopping(patience=6, restore_best_weights=True)
 history = model.fit(
-    *(rates, seen),
+    rates,
+    seen,
     batch_size=128,
     epochs=40,
     validation_split=0.1,
