@@ -10,6 +10,7 @@ import configparser
 import inspect
 import pathlib
 import re
+import shutil
 
 import keras
 import numpy as np
@@ -17,7 +18,7 @@ import pytest
 import tensorflow as tf
 
 import keras_flows
-from keras_flows import data, layers, networks, zoo
+from keras_flows import data, hub, layers, networks, zoo
 
 ROOT = pathlib.Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "zoo" / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -109,7 +110,7 @@ def write_images(folder):
 
 @pytest.fixture
 def stand_ins(monkeypatch, tmp_path, data_dir):
-    """An empty folder to work in; of datasets a batch, random where they would be downloaded."""
+    """An empty folder to work in, and to be a hub; of datasets a batch, random if not at hand."""
     load = data.load
 
     def few(name, *, split, batch_size, labels=False, **options):
@@ -119,8 +120,15 @@ def stand_ins(monkeypatch, tmp_path, data_dir):
         x = images(IMAGES[name])
         return tf.data.Dataset.from_tensor_slices((x, np.arange(len(x))) if labels else x).batch(4)
 
+    def copy_to_hub(folder, address):
+        shutil.copytree(folder, tmp_path / "hub" / address.partition("://")[2], dirs_exist_ok=True)
+
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(data, "load", few)
+    monkeypatch.setattr(hub, "upload", copy_to_hub)
+    monkeypatch.setattr(
+        hub, "download", lambda address, _: tmp_path / "hub" / address.partition("://")[2]
+    )
 
 
 @pytest.mark.slow
