@@ -77,7 +77,7 @@ class ConditionSpec:
 
     def array(self, condition, columns=None):
         """The condition, or the numbers of a data frame, whose columns must be those, if known."""
-        return condition
+        return data_frames.plain(condition)
 
     def check_source(self, condition=None):
         """Shape and dtype of what fit and the like got, or of its TensorSpec; nothing is read."""

@@ -59,7 +59,8 @@ class DataSpec:
 
     def check_spec(self, x):
         """Shape and dtype of a batch, or of the TensorSpec or KerasTensor of one."""
-        if isinstance(x, tuple | list | tf.RaggedTensor | tf.RaggedTensorSpec):
+        not_one = isinstance(x, tuple | list | tf.RaggedTensor | tf.RaggedTensorSpec)
+        if not_one or not hasattr(x, "shape"):
             raise TypeError(
                 "Data must be one tensor: resize images before they are batched, and pass a "
                 "condition, labels for instance, as an argument of its own, "
