@@ -20,6 +20,7 @@ import h5py
 import keras
 
 from keras_flows import hub
+from keras_flows.arguments import shown
 from keras_flows.folders import new_folder, replaced_file
 from keras_flows.version import __version__
 
@@ -132,7 +133,7 @@ def find(preset):
             raise ValueError(f"{preset} is no preset: there is no {CONFIG}.")
         return folder
     is_name = isinstance(preset, str) and preset in _names()
-    folder = pathlib.Path(preset) if preset and isinstance(preset, str | os.PathLike) else None
+    folder = pathlib.Path(preset) if isinstance(preset, str | os.PathLike) and preset else None
     if is_name:
         if _is_preset(folder) and not folder.samefile(ZOO / preset):
             raise ValueError(
@@ -145,7 +146,7 @@ def find(preset):
         raise ValueError(
             f"Argument `preset` must be the name of a preset, or a folder with a {CONFIG}, "
             f"or an address, {hub.FORMS}. "
-            f"Received: preset={preset!r}. Near: {close}"
+            f"Received: preset={shown(preset)}. Near: {close}"
         )
     for path in folder.iterdir():
         if path.resolve().parent != folder.resolve():
