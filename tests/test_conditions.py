@@ -339,7 +339,7 @@ def test_columns_of_a_condition_are_known(eager):
         (
             np.full((40, 3), 1e39),
             ValueError,
-            r"infinite.*: (1e\+39|inf) at \[0, 0\], and 119 more",
+            r"infinite.*: (1e\+39|inf) at \[0, 0\], and",
         ),
         ({"x": X}, TypeError, "`condition` must be one tensor. Received: dict"),
     ],
