@@ -17,6 +17,7 @@ from keras_flows import calibration, callbacks, data, latent, layers, networks, 
 from keras_flows.bijection import Bijection
 from keras_flows.checking import check_bijection
 from keras_flows.flow import Flow
+from keras_flows.upload import upload_preset
 from keras_flows.version import __version__
 
 __all__ = [
@@ -31,5 +32,6 @@ __all__ = [
     "layers",
     "networks",
     "plot",
+    "upload_preset",
     "zoo",
 ]

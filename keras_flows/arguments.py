@@ -2,12 +2,32 @@
 
 import numpy as np
 
+LONG = 200  # characters, of which nobody reads more
+
 
 def require(valid, rule, /, *, error=ValueError, **arguments):
     """Raises `error`, with the rule and the arguments as they came, unless they are valid."""
     if not valid:
-        received = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
+        received = ", ".join(f"{name}={shown(value)}" for name, value in arguments.items())
         raise error(f"{rule}. Received: {received}")
+
+
+def shown(value):
+    """`repr`; of a long one, shape and dtype or, without them, the beginning and the end."""
+    text = repr(value)
+    if len(text) <= LONG:
+        return text
+    if hasattr(value, "shape"):
+        dtype = f", {np.dtype(value.dtype).name}" if isinstance(value, np.ndarray) else ""
+        return f"{type(value).__name__} of shape {tuple(value.shape)}{dtype}"
+    return f"{text[: LONG // 2]} ... {text[-LONG // 2 :]}"
+
+
+def first_of(values, broken):
+    """Of an array, the first value that is `broken`, Booleans of its shape or its leading axes'."""
+    place = np.argwhere(broken)[0].tolist()
+    more = int(np.sum(broken)) - 1
+    return f"{values[tuple(place)]!s} at {place}" + f", and {more:,} more" * (more > 0)
 
 
 def check_integers(minimum, **arguments):

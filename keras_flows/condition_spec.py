@@ -4,7 +4,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_flows import data_frames
-from keras_flows.arguments import check_integers, require
+from keras_flows.arguments import check_integers, first_of, require
 from keras_flows.static_shape import of_shape
 
 
@@ -77,7 +77,7 @@ class ConditionSpec:
 
     def array(self, condition, columns=None):
         """The condition, or the numbers of a data frame, whose columns must be those, if known."""
-        return condition
+        return data_frames.plain(condition)
 
     def check_source(self, condition=None):
         """Shape and dtype of what fit and the like got, or of its TensorSpec; nothing is read."""
@@ -166,7 +166,8 @@ class ClassLabels(ConditionSpec):
             with tf.control_dependencies([tf.debugging.Assert(~bad, [self.rule, labels])]):
                 return tf.cast(labels, self.dtype)
         if bad:
-            raise ValueError(f"{self.rule} Received: {labels.numpy()}")
+            received = first_of(labels.numpy(), self.are_broken(labels))
+            raise ValueError(f"{self.rule} Received: {received}")
         return tf.cast(labels, self.dtype)
 
 
@@ -219,5 +220,9 @@ class Features(ConditionSpec):
     def _check_values(self, condition):
         if tf.executing_eagerly() and self.is_broken(condition):
             beyond = f" in {self.dtype}" if np.isfinite(condition).all() else ""
-            raise ValueError(f"{self.rule} Received: values that are NaN or infinite{beyond}")
+            broken = ~np.isfinite(tf.cast(condition, self.dtype))
+            raise ValueError(
+                f"{self.rule} Received: values that are NaN or infinite{beyond}: "
+                f"{first_of(np.asarray(condition), broken)}"
+            )
         return tf.cast(condition, self.dtype)

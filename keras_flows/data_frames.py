@@ -14,14 +14,14 @@ def column_names(x):
 
 
 def to_array(x, dtype, expected=None, what="data"):
-    """A data frame as an array of `dtype`, Booleans as 0 and 1; all else as it is.
+    """A data frame as an array of `dtype`, Booleans as 0 and 1; all else as `plain` has it.
 
     Raises:
         ValueError: if the columns have other names than `expected`, or are in another order.
         TypeError: for a column that holds no numbers.
     """
     if not _is_frame(x):
-        return x
+        return plain(x)
     names = column_names(x)
     require(
         None in (names, expected) or names == expected,
@@ -42,5 +42,11 @@ def to_array(x, dtype, expected=None, what="data"):
     return values.astype(dtype)
 
 
+def plain(x):
+    """A data frame or a column of one, whose dtype may be none of NumPy's, as an array."""
+    return x.to_numpy() if hasattr(x, "to_numpy") else x
+
+
 def _is_frame(x):
-    return hasattr(x, "columns") and hasattr(x, "to_numpy")
+    # In this order: to tell its columns is work for polars' LazyFrame, which is none yet.
+    return hasattr(x, "to_numpy") and hasattr(x, "columns")

@@ -9,7 +9,7 @@ import tensorflow as tf
 from keras import ops
 
 from keras_flows import data_frames, dequantization, pixels
-from keras_flows.arguments import check_input_shape, require
+from keras_flows.arguments import check_input_shape, first_of, require
 from keras_flows.columns import make_columns
 from keras_flows.static_shape import of_shape
 
@@ -59,7 +59,8 @@ class DataSpec:
 
     def check_spec(self, x):
         """Shape and dtype of a batch, or of the TensorSpec or KerasTensor of one."""
-        if isinstance(x, tuple | list | tf.RaggedTensor | tf.RaggedTensorSpec):
+        not_one = isinstance(x, tuple | list | tf.RaggedTensor | tf.RaggedTensorSpec)
+        if not_one or not hasattr(x, "shape"):
             raise TypeError(
                 "Data must be one tensor: resize images before they are batched, and pass a "
                 "condition, labels for instance, as an argument of its own, "
@@ -249,10 +250,13 @@ def _fill_rows(rows, x, value):
 
 def _check_finite(name, values, dtype):
     with np.errstate(over="ignore"):
-        if np.isfinite(values.astype(dtype)).all():
-            return
-    beyond = f" in {dtype}" if np.isfinite(values).all() else ""
-    raise ValueError(f"{name} must be finite. Received: values that are NaN or infinite{beyond}")
+        broken = ~np.isfinite(values.astype(dtype))
+    if broken.any():
+        beyond = f" in {dtype}" if np.isfinite(values).all() else ""
+        raise ValueError(
+            f"{name} must be finite. Received: values that are NaN or infinite{beyond}: "
+            f"{first_of(values, broken)}"
+        )
 
 
 def check_noise(noise, input_shape, bits):

@@ -245,14 +245,18 @@ class Flow(SetLater, LikelihoodTraining, AdaptedDensity):
         It is compiled with Keras' default optimizer; to train it on, compile it with yours.
 
         Args:
-            preset: a name out of `presets`, or the path of a folder that `save_to_preset` wrote.
+            preset: a name out of `presets`, the path of a folder that `save_to_preset` wrote, or
+                its address on a hub: "hf://USER/REPOSITORY", with "@REVISION" behind it or without,
+                or "kaggle://USER/MODEL/keras/VARIATION", with "/VERSION" or without.
             load_weights: False for new weights, as the constructor draws them.
             kwargs: constructor arguments that replace the preset's, such as `dtype`.
 
         Raises:
             ValueError: for an unknown name, one that is a folder here, too, a folder with files
                 that a preset does not have, a config of another class, of a newer version or with
-                code, weights that are missing or whose SHA-256 is not the metadata's.
+                code, weights that are missing or whose SHA-256 is not the metadata's, or an address
+                where nothing can be had.
+            ImportError: if the hub's client (`pip install 'keras_flows[hub]'`) is not installed.
         """
         return preset_folders.load(cls, preset, load_weights, **kwargs)
 

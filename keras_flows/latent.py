@@ -171,9 +171,7 @@ def typicality(log_prob, reference, batch=1):
         log_prob=log_prob.shape,
         reference=reference.shape,
     )
-    require(
-        np.isfinite(reference).all(), "Argument `reference` must be finite", reference=reference
-    )
+    _check_finite(reference=reference)
     groups = log_prob.reshape(-1, batch).mean(axis=1)
     return np.where(np.isfinite(groups), np.abs(reference.mean() - groups), np.inf)
 

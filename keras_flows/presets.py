@@ -19,6 +19,8 @@ import tempfile
 import h5py
 import keras
 
+from keras_flows import hub
+from keras_flows.arguments import shown
 from keras_flows.folders import new_folder, replaced_file
 from keras_flows.version import __version__
 
@@ -40,11 +42,18 @@ class PresetsOf:
     """The class attribute `presets`: from the name of each preset of the class to its metadata."""
 
     def __get__(self, instance, owner):
-        return {
-            name: _read(ZOO / name, METADATA)
+        return Presets(
+            (name, _read(ZOO / name, METADATA))
             for name in _names()
             if _class_of(_read(ZOO / name, CONFIG), owner)
-        }
+        )
+
+
+class Presets(dict):
+    """A dict from names of presets to their metadata, printed as the names alone."""
+
+    def __repr__(self):
+        return f"{type(self).__name__}({[*self]})"
 
 
 def load(cls, preset, load_weights=True, **arguments):
@@ -114,9 +123,17 @@ def save(flow, config, folder):
 
 
 def find(preset):
-    """The folder of a preset's name, a str, or path; one with unexpected files is refused."""
+    """The folder of a preset's name or address, strs, or path.
+
+    One with unexpected files is refused; of what is at an address, only a preset's are read.
+    """
+    if hub.is_address(preset):
+        folder = pathlib.Path(hub.download(preset, FILES))
+        if not _is_preset(folder):
+            raise ValueError(f"{preset} is no preset: there is no {CONFIG}.")
+        return folder
     is_name = isinstance(preset, str) and preset in _names()
-    folder = pathlib.Path(preset) if preset and isinstance(preset, str | os.PathLike) else None
+    folder = pathlib.Path(preset) if isinstance(preset, str | os.PathLike) and preset else None
     if is_name:
         if _is_preset(folder) and not folder.samefile(ZOO / preset):
             raise ValueError(
@@ -127,8 +144,9 @@ def find(preset):
     if folder is None or not _is_preset(folder):
         close = difflib.get_close_matches(str(preset), _names(), cutoff=0.4) or _names()
         raise ValueError(
-            f"Argument `preset` must be the name of a preset, or a folder with a {CONFIG}. "
-            f"Received: preset={preset!r}. Near: {close}"
+            f"Argument `preset` must be the name of a preset, or a folder with a {CONFIG}, "
+            f"or an address, {hub.FORMS}. "
+            f"Received: preset={shown(preset)}. Near: {close}"
         )
     for path in folder.iterdir():
         if path.resolve().parent != folder.resolve():

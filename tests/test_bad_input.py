@@ -446,6 +446,28 @@ def test_values_of_vectors(method, value, vector_flow):
     fails(lambda: getattr(vector_flow, method)(x), ValueError, "Data must be finite", "NaN or inf")
 
 
+@pytest.mark.parametrize(
+    ("refused", "received"),
+    [
+        (
+            lambda model, x: model.fit(x, sample_weight=np.arange(500.0)),
+            "ndarray of shape (500,), fl",
+        ),
+        (lambda model, x: model.fit(x, sample_weight=[*range(500)]), "[0, 1, 2, 3, 4, 5, 6, 7"),
+        (lambda model, x: model.sample(x), "ndarray of shape (500, 3), float64"),
+        (lambda model, x: zoo.NICE(x), "ndarray of shape (500, 3), float64"),
+        (lambda model, x: Flow.from_preset(x), "ndarray of shape (500, 3), float64"),
+        (lambda model, x: model.log_prob(np.where(x > 17, np.inf, x)), "inf at [7, 2], and 1,4"),
+        (lambda model, x: model.log_prob(x, np.arange(500) // 2), "3 at [6], and 493 more"),
+    ],
+)
+def test_arrays_are_not_printed_whole(refused, received, class_flow):
+    x = np.arange(1500).reshape(500, 3) - 5.0
+    with pytest.raises(ValueError, match="Received: ") as error:
+        refused(class_flow, x)
+    assert received in str(error.value) and len(str(error.value)) < 1600
+
+
 # Models with statistics, their data, and what the second batch breaks.
 
 

@@ -336,7 +336,11 @@ def test_columns_of_a_condition_are_known(eager):
         (X[:7], ValueError, "must have one row for each of 40 examples. Received: 7"),
         (X > 0, TypeError, "`condition` must be floating-point. Received: dtype bool"),
         (np.full((40, 3), np.nan), ValueError, "`condition` must be finite. Received: values that"),
-        (np.full((40, 3), 1e39), ValueError, "NaN or infinite"),
+        (
+            np.full((40, 3), 1e39),
+            ValueError,
+            r"infinite.*: (1e\+39|inf) at \[0, 0\], and",
+        ),
         ({"x": X}, TypeError, "`condition` must be one tensor. Received: dict"),
     ],
 )

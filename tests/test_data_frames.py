@@ -59,6 +59,24 @@ def test_what_has_no_names_passes(fitted):
         np.testing.assert_allclose(result["log_prob"], expected, rtol=1e-5)
 
 
+def test_polars(fitted):
+    polars = pytest.importorskip("polars")
+    frame = polars.DataFrame({name: FRAME[name].to_numpy() for name in FRAME.columns})
+    np.testing.assert_allclose(fitted.log_prob(frame), fitted.log_prob(FRAME), rtol=1e-5)
+    refuses(fitted, "log_prob", frame.select("b", "a", "c"))
+    with pytest.raises(TypeError, match="must be one tensor.*Received: LazyFrame"):
+        fitted.log_prob(frame.lazy())
+    model = compiled(small_glow())
+    model.fit(frame, validation_data=(frame, None), verbose=0)
+    refuses(model)
+
+
+@pytest.mark.parametrize("x", [None, object(), {"a": 1.0}])
+def test_what_is_no_data(x, fitted):
+    with pytest.raises(TypeError, match=f"must be one tensor.*Received: {type(x).__name__}"):
+        fitted.log_prob(x)
+
+
 def test_fit_checks_validation_data_before_it_trains():
     model = compiled(small_glow())
     before = model.get_weights()
@@ -113,7 +131,22 @@ def test_booleans_are_numbers():
         model.encode(missing)
 
 
-@pytest.mark.parametrize("kind", [pandas.Series, pandas.Index, pandas.DataFrame])
+def polars_column(labels):
+    return pytest.importorskip("polars").Series(labels.to_numpy())
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pandas.Series,
+        pandas.Index,
+        pandas.DataFrame,
+        lambda labels: labels.astype("Int64"),
+        lambda labels: labels.astype("category"),
+        polars_column,
+    ],
+    ids=["Series", "Index", "DataFrame", "nullable", "category", "polars"],
+)
 def test_labels_may_be_a_column(kind):
     """By position, whatever the index says."""
     labels = kind(LABELS)

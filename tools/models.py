@@ -5,7 +5,7 @@ import keras
 import keras_flows
 from keras_flows import presets
 
-HELP = "a .keras file, or the name or folder of a preset"
+HELP = "a .keras file, or the name, folder or address (hf://...) of a preset"
 
 
 def load(name):
