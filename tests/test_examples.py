@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from keras_flows import zoo
 from keras_flows.calibration import ranks
 
 pytest.importorskip("matplotlib")
@@ -152,3 +153,34 @@ def test_posterior_from_end_to_end(with_references, tmp_path, monkeypatch, capsy
     assert ("C2ST of 40 simulations: 0.500 (0.500" in capsys.readouterr().out) == with_references
     for picture in ("slcp.png", "slcp_calibration.png"):
         assert (tmp_path / "demo" / picture).read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+def test_guidance_from_end_to_end(tmp_path, monkeypatch, capsys, data_dir):
+    """Of a model that knows nothing, a reader that always sees a zero finds a tenth right."""
+    monkeypatch.chdir(tmp_path)
+    guidance = example("guidance")
+    options = {"patch_size": 4, "depth": 1, "width": 4, "num_layers": 1, "num_heads": 1}
+    zoo.TarFlow((8, 8, 1), num_classes=10, **options).save("model.keras")
+    zoo.TarFlow((8, 8, 1), **options).save("unlabelled.keras")
+    learn = guidance.learn_to_read
+
+    def always_zero(*arguments):
+        reader = learn(*arguments)
+        kernel, bias = reader.layers[-1].get_weights()
+        reader.layers[-1].set_weights([0 * kernel, np.arange(10) == 0])
+        return reader
+
+    monkeypatch.setattr(guidance, "learn_to_read", always_zero)
+    command = ["guidance.py", "--dataset", "digits", "--data_dir", str(data_dir), "--count", "40"]
+    command += ["--epochs", "1", "--weights", "0", "3", "--model"]
+    monkeypatch.setattr(sys, "argv", [*command, "model.keras"])
+    guidance.main()
+    shown = capsys.readouterr().out
+    assert "| 0 | 10.0% |" in shown and "| 3 | 10.0% |" in shown
+    picture = tf.io.decode_png((tmp_path / "demo" / "guidance.png").read_bytes())
+    assert picture.shape == (2 * (16 + 2), 20 * (16 + 2), 1)
+    monkeypatch.setattr(sys, "argv", [*command, "unlabelled.keras"])
+    with pytest.raises(SystemExit):
+        guidance.main()
+    assert "--model takes one of digits that labels guide" in capsys.readouterr().err
