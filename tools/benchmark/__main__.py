@@ -101,9 +101,7 @@ def comparison_experiment(parser, arguments):
 if __name__ == "__main__":
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
-    os.environ.setdefault(
-        "TF_ENABLE_ONEDNN_OPTS", "1"
-    )  # else TensorFlow leaves it off without AVX512
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # else off without AVX512
     if sys.argv[1:2] == ["--worker"]:  # as turns.worker_command has it
         module, *rest = sys.argv[2:]
         {"comparison": comparison, "scaling": scaling}[module].work(*rest)
