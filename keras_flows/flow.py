@@ -44,7 +44,7 @@ class Flow(SetLater, LikelihoodTraining, AdaptedDensity):
             by one step, x + s^2 grad log p(x). The bijection sees values beyond [0, 255].
         dequantization: of images, what u is drawn from in `fit` and `evaluate`: "uniform", or
             "variational", a small conditional flow of u given x, which `fit` trains with the rest
-            (Flow++, Ho et al. 2019, arXiv:1902.00275): a tighter bound, and easier to learn; see
+            (Flow++, Ho et al. 2019, arXiv:1902.00275): a tighter bound, once it has learned; see
             `evaluate_bound`. All else, with u = 1/2, is the same.
         prior: "gaussian" or "logistic", the standard one in each latent dimension.
         num_classes: of a class-conditional model, whose `condition` is labels, integers in

@@ -139,6 +139,25 @@ def test_bounds_come_to_the_likelihood_itself(kind):
 
 
 @pytest.mark.slow
+def test_bounds_of_vectors_with_whole_numbers_and_a_condition():
+    model = zoo.NSF((2,), integer_columns=[0], condition_shape=(1,), depth=2, width=8, seed=0)
+    x = np.stack([RNG.integers(0, 4, 40), RNG.normal(size=40)], axis=1)
+    condition = RNG.normal(size=(40, 1))
+    model.adapt(x, condition)
+    perturb(model, 0.4)
+    model.compile()
+    one, many = (
+        model.evaluate_bound(x, condition, num_samples=count, verbose=0)["loss"]
+        for count in (1, 500)
+    )
+    noises = np.repeat((np.arange(300) + 0.5) / 300, 40)
+    noisy = np.tile(x, (300, 1)) + np.stack([noises, 0 * noises], axis=1)
+    _, log_prob = model.latent_and_log_prob(noisy, np.tile(condition, (300, 1)))
+    exact = -np.mean(np.log(np.mean(np.exp(log_prob).reshape(300, 40), axis=0)))
+    assert many == pytest.approx(exact, abs=0.02) and one > exact + 0.05
+
+
+@pytest.mark.slow
 def test_noise_learns_to_tighten_the_bound():
     model = make(scale=0.05)
     model.bijection.trainable = False

@@ -105,7 +105,7 @@ plot.temperatures(tuned, (0.4, 0.6, 0.8, 1.0), n=10)
 # ## Walk from one image to another
 #
 # Mix two images pixel by pixel, and you see both at once. Mix their latents, and what is between
-# looks like an image, too. The ends are the images themselves: a flow loses nothing.
+# looks like an image, too. The ends are the images themselves, in the 4 bits that it models.
 
 # %%
 plot.interpolation(tuned, mirrored[:4], mirrored[4:8], n=10)

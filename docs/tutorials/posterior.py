@@ -168,7 +168,7 @@ print(f"regions of 80 % hold the truth in {100 * held:.0f} % of cases")
 assert 0.7 < held < 0.9
 
 # %% [markdown]
-# It is 79 %, of 200 cases. # A flow that is too sure of itself was trained on too few simulations:
+# It is 79 %, of 200 cases. A flow that is too sure of itself was trained on too few simulations:
 # draw more, or stop earlier.
 #
 # ## Where to go next
