@@ -179,19 +179,11 @@ class LikelihoodTraining(DistributedModel):
 
     def train_step(self, data):
         """Updates weights and metrics by a batch whose values, on all replicas, are valid."""
-        x, y, _ = keras.utils.unpack_x_y_sample_weight(data)
-        self.data_spec.check_spec(x)
-        condition = self.data_spec.condition.check(y)
-        rules = {} if tf.executing_eagerly() else self.data_spec.broken(x, condition)
-        if not rules:
-            return self._update(data)
-        broken = tf.stack([tf.cast(each, tf.float32) for each in rules.values()])
-        broken = distribute.global_sum(broken) > 0
-        if self.jit_compile:
-            valid = self._refusal.note(list(rules), broken)
+        rules, broken = self._broken(data)
+        if rules and self.jit_compile:
+            valid = self._refusal.note(rules, broken)
             return tf.cond(valid, lambda: self._update(data), self.get_metrics_result)
-        checks = [tf.debugging.Assert(~broken[i], [rule]) for i, rule in enumerate(rules)]
-        with tf.control_dependencies(checks):
+        with tf.control_dependencies(_assertions(rules, broken)):
             return self._update(data)
 
     def _update(self, data):
@@ -203,9 +195,12 @@ class LikelihoodTraining(DistributedModel):
         return self.get_metrics_result()
 
     def test_step(self, data):
-        # The examples seen so far tell the batches of one evaluation apart.
-        self._step(data, dequantization.EVALUATE, self._bits_per_dim.count, training=False)
-        return self.get_metrics_result()
+        """Updates the metrics by a batch whose values are valid, which XLA leaves unchecked."""
+        rules, broken = self._broken(data)
+        with tf.control_dependencies([] if self.jit_compile else _assertions(rules, broken)):
+            # The examples seen so far tell the batches of one evaluation apart.
+            self._step(data, dequantization.EVALUATE, self._bits_per_dim.count, training=False)
+            return self.get_metrics_result()
 
     def predict_step(self, data):
         x, y, _ = keras.utils.unpack_x_y_sample_weight(data)
@@ -241,6 +236,20 @@ class LikelihoodTraining(DistributedModel):
         self._bits_per_dim.update_state(-log_prob / (self.data_spec.size * math.log(2)))
         return total / ops.maximum(distribute.global_sum(count), 1) + penalty / replicas
 
+    def _broken(self, data):
+        """The rules for a batch's values, and which are broken on any replica.
+
+        Eagerly there are none: `_step` checks values itself.
+        """
+        x, y, _ = keras.utils.unpack_x_y_sample_weight(data)
+        self.data_spec.check_spec(x)
+        condition = self.data_spec.condition.check(y)
+        rules = {} if tf.executing_eagerly() else self.data_spec.broken(x, condition)
+        if not rules:
+            return [], None
+        broken = tf.stack([tf.cast(each, tf.float32) for each in rules.values()])
+        return list(rules), distribute.global_sum(broken) > 0
+
     @computes
     def _bound(self, x, condition, kind, *counters, training=False):
         """Latents of x + u, and log p(x + u) - log q(u | x), (batch,), of one noise u."""
@@ -264,3 +273,7 @@ class LikelihoodTraining(DistributedModel):
 
         _, total = tf.while_loop(lambda i, _: i < self._num_noises, add, (1, first))
         return total - math.log(self._num_noises)
+
+
+def _assertions(rules, broken):
+    return [tf.debugging.Assert(~broken[i], [rule]) for i, rule in enumerate(rules)]

@@ -510,6 +510,25 @@ SLOW = pytest.mark.slow
 
 
 @pytest.mark.parametrize(
+    "make",
+    [
+        bad_vectors,
+        *(pytest.param(make, marks=SLOW) for make in (bad_images, bad_columns, bad_features)),
+    ],
+)
+def test_a_bad_batch_is_refused_by_validation(make):
+    """Else `val_loss` is NaN, and early stopping takes the first epoch for the best."""
+    model, data, rule = make()
+    model.compile("adam")
+    good, bad = ([each[rows] for each in data] for rows in (slice(4), slice(4, 8)))
+    model.adapt(*good)
+    with pytest.raises(tf.errors.InvalidArgumentError, match=rule):
+        model.evaluate(dataset(*bad, batch_size=4), verbose=0)
+    with pytest.raises(tf.errors.InvalidArgumentError, match=rule):
+        model.fit(*good, validation_data=dataset(*bad, batch_size=4), verbose=0)
+
+
+@pytest.mark.parametrize(
     ("make", "options"),
     [
         (bad_vectors, {}),

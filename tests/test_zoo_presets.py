@@ -13,7 +13,12 @@ import pytest
 from keras_flows import Flow, data, dequantization, presets
 
 PRETRAINED = sorted(name for name, metadata in Flow.presets.items() if "weights" in metadata)
-LARGE = ("glow_cifar10_small", "realnvp_cifar10_small", "realnvp_mnist")
+LARGE = (
+    "glow_cifar10_small",
+    "realnvp_cifar10_small",
+    "realnvp_mnist",
+    "tarflow_mnist_labels",
+)
 IMAGES = pathlib.Path(__file__).with_name("few_images.npz")
 
 
