@@ -56,6 +56,7 @@ def run(path, execute=exec):
     """Runs a tutorial's cells of code one after the other: (n, figure) of those with a picture."""
     from matplotlib import pyplot
 
+    pyplot.close("all")  # what others left open is no picture of it
     names = {"__name__": "__main__"}
     for n, code in enumerate((text for is_code, text in cells(path) if is_code), start=1):
         execute(code, names)
