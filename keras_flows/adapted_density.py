@@ -92,15 +92,16 @@ class AdaptedDensity(Density):
         """Both, data frames as arrays."""
         return self.data_spec.array(x, columns[0]), self.data_spec.condition.array(y, columns[1])
 
-    def _noise(self, x, kind, counter=0, *further):
-        counters = counter, distribute.replica_id(), *further
-        return self.data_spec.noise(x, kind, self.seed, *counters)
+    def _noise(self, x, kind, *counters):
+        return self.data_spec.noise(x, kind, *self._noise_key(*counters))
 
-    def _normal(self, x, kind, counter, *further):
+    def _normal(self, x, kind, *counters):
         """Standard normal numbers, (batch, D), for each example of x."""
         shape = tf.shape(x)[0], self.data_spec.size
-        counters = counter, distribute.replica_id(), *further
-        return dequantization.normal_noise(shape, x.dtype, kind, self.seed, *counters)
+        return dequantization.normal_noise(shape, x.dtype, kind, *self._noise_key(*counters))
+
+    def _noise_key(self, counter=0, *further):
+        return self.seed, counter, distribute.replica_id(), *further
 
     def _examples(self, x, y, batch_size=None, validation_split=0.0, columns=(None, None)):
         """What to adapt to, checked, by its values, too."""
