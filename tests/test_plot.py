@@ -392,8 +392,9 @@ def test_examples_run(code, model, plane, posterior, tmp_path, monkeypatch):
 def test_the_pictures_of_the_docs_are_drawn_and_small(tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, ROOT / "tools" / "pictures.py", "--output", tmp_path]
-    subprocess.run([*map(str, command), "moons", "samples"], check=True, env=environment)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["moons.png", "samples.png"]
+    names = ["learning_curves", "moons", "samples"]
+    subprocess.run([*map(str, command), *names], check=True, env=environment)
+    assert sorted(path.stem for path in tmp_path.iterdir()) == names
     for path in [*tmp_path.iterdir(), *(ROOT / "docs" / "pictures").glob("*.png")]:
         content = path.read_bytes()
         assert content.startswith(b"\x89PNG") and 1000 < len(content) < 150_000, path

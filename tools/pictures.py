@@ -1,11 +1,13 @@
 #!/usr/bin/env python
-"""Draws the pictures of docs/pictures from the presets: two moons, and samples of images.
+"""Draws the pictures of docs/pictures from the presets: points, samples, and how they learned.
 
 tools/pictures.py
 tools/pictures.py moons --output /tmp
 """
 
 import argparse
+import csv
+import itertools
 import pathlib
 
 import matplotlib
@@ -13,13 +15,14 @@ import threads
 from PIL import Image
 
 import keras_flows
-from keras_flows import plot
+from keras_flows import plot, presets
 
 matplotlib.use("Agg")
 from matplotlib import pyplot  # noqa: E402
 
 OUTPUT = pathlib.Path(__file__).parent.parent / "docs" / "pictures"
 DPI, COLORS = 80, 128  # which keep them small
+BITS = "val_bits_per_dim"
 SAMPLES = ("glow_digits", "glow_mnist", "glow_cifar10_small")
 
 
@@ -85,7 +88,26 @@ def interpolation():
     return figure
 
 
-PICTURES = {function.__name__: function for function in (moons, samples, interpolation)}
+def learning_curves():
+    """Bits/dim of validation against the time of all cores, of each preset's training."""
+    figure, axes = pyplot.subplots(1, 2, figsize=(10.5, 3.8), layout="constrained")
+    for ax, dataset in zip(axes, ("cifar10", "mnist"), strict=True):
+        for log in sorted(presets.ZOO.glob(f"*/{presets.LOG}")):
+            with open(log) as file:
+                rows = list(csv.DictReader(file))
+            # Of noisy images they are no bits/dim of the images.
+            if presets.read(log.parent, presets.RECIPE)["dataset"] == dataset and BITS in rows[0]:
+                minutes = itertools.accumulate(float(row["cpu_seconds"]) / 60 for row in rows)
+                bits = [float(row[BITS]) for row in rows]
+                ax.plot([*minutes], bits, marker=".", label=log.parent.name)
+        ax.set(title=dataset, xscale="log", xlabel="core-minutes", ylabel="bits/dim, validation")
+        ax.legend()
+    return figure
+
+
+PICTURES = {
+    function.__name__: function for function in (moons, samples, interpolation, learning_curves)
+}
 
 
 if __name__ == "__main__":
