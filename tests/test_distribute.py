@@ -243,7 +243,8 @@ def test_training_goes_on_after_a_worker_was_killed(victim, tmp_path, run_here):
         workers.pop(victim).send_signal(signal.SIGKILL)
         assert workers[0].wait(60) == 1
         shown = (tmp_path / "killed.log").read_text()
-        assert "another worker was lost" in shown.splitlines()[-1] and "Replicas: 2" in shown
+        # Not always the last line: a pool of TensorFlow's may complain as Python ends.
+        assert "\nTraining has stopped: another worker was lost" in shown and "Replicas: 2" in shown
     finally:
         for process in workers:
             process.kill()
