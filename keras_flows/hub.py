@@ -8,15 +8,25 @@ Each by its own client, which keeps what it has fetched where its users know it 
 
 import contextlib
 import importlib
+import re
 
 from keras_flows.version import __version__
 
 HUGGING_FACE, KAGGLE = "hf://", "kaggle://"
 FORMS = f"{HUGGING_FACE}USER/REPOSITORY or {KAGGLE}USER/MODEL/keras/VARIATION"
+_NAME = r"[\w.-]+"
+_FORM = re.compile(
+    rf"{HUGGING_FACE}{_NAME}/{_NAME}(@.+)?|{KAGGLE}({_NAME}/){{3}}{_NAME}(/\d+)?", re.ASCII
+)
 
 
 def is_address(value):
     return isinstance(value, str) and value.startswith((HUGGING_FACE, KAGGLE))
+
+
+def has_form(value):
+    """Whether it is an address of one of the `FORMS`."""
+    return is_address(value) and _FORM.fullmatch(value) is not None
 
 
 def download(address, names):

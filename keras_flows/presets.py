@@ -20,7 +20,7 @@ import h5py
 import keras
 
 from keras_flows import hub
-from keras_flows.arguments import shown
+from keras_flows.arguments import require, shown
 from keras_flows.folders import new_folder, replaced_file
 from keras_flows.version import __version__
 
@@ -128,6 +128,7 @@ def find(preset):
     One with unexpected files is refused; of what is at an address, only a preset's are read.
     """
     if hub.is_address(preset):
+        require(hub.has_form(preset), f"An address must be {hub.FORMS}", preset=preset)
         folder = pathlib.Path(hub.download(preset, FILES))
         if not _is_preset(folder):
             raise ValueError(f"{preset} is no preset: there is no {CONFIG}.")

@@ -122,10 +122,15 @@ def test_what_is_gated(address, hub, preset):
 
 
 @pytest.mark.parametrize(
-    "address", ["hf://me/you/flow", pytest.param("kaggle://me/flow", marks=pytest.mark.slow)]
+    "address",
+    [
+        *("hf://", "hf://flow", "hf://me/you/flow", "hf://me/fl ow", "hf://me/flow@"),
+        *("kaggle://me/flow", "kaggle://me/flows/keras/flow/latest"),
+    ],
 )
-def test_what_is_no_address(address, hub):
-    refuses(Flow.from_preset, address, "could not be had")
+def test_what_is_no_address(address):
+    with pytest.raises(ValueError, match=f"must be hf://USER/.*Received: preset='{address}'"):
+        Flow.from_preset(address)
 
 
 @pytest.mark.slow
@@ -178,7 +183,7 @@ def test_what_is_no_preset_is_not_uploaded(address, hub, preset, tmp_path):
     assert not hub.versions
 
 
-@pytest.mark.parametrize("uri", ["me/flow", "gs://me/flow", None, 5])
+@pytest.mark.parametrize("uri", ["me/flow", "gs://me/flow", "hf://flow", None, 5])
 def test_where_nothing_is_uploaded(uri, preset):
     with pytest.raises(ValueError, match=f"`uri` must be hf://.*Received: uri={uri!r}"):
         keras_flows.upload_preset(uri, preset)
