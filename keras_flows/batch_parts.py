@@ -6,6 +6,7 @@ a flow. It runs operations that do not depend on each other at once, as those of
 
 import contextlib
 import contextvars
+import functools
 import os
 
 import keras
@@ -15,6 +16,9 @@ from keras_flows import distribute
 from keras_flows.private import declared_trainable, flatten_layers
 
 _divides = contextvars.ContextVar("keras_flows_divides_batches", default=False)
+
+# A counter of batches holds, beside their number, this many times the first row of a part.
+ROW = 2**32
 
 
 @contextlib.contextmanager
@@ -31,28 +35,41 @@ def dividing_batches():
         _divides.reset(token)
 
 
-def in_parts(function, count, *batches):
+def in_parts(function, count, *batches, counters=()):
     """`function(*batches)`, a structure of batches, computed in `count` parts of as many rows.
 
     Where rows do not divide, the last parts overlap and drop what they share: a part is never
     empty, which oneDNN cannot convolve. None among `batches` stays None. What adds losses, which
-    may be means over the batch, is computed whole.
+    may be means over the batch, is computed whole. To the last entries of `counters`, variables of
+    integers, `ROW` is added for each row before a part; what it makes of them is kept once.
     """
     count = min(count, batches[0].shape[0] or count)
     if count == 1:
         return function(*batches)
-    part = tf.function(function, autograph=False)  # traced once for all parts
+    losses = []
+
+    @functools.partial(tf.function, autograph=False)  # traced once for all parts
+    def part(start, *batches):
+        offset = ROW * tf.cast(start, tf.int64)
+        here = [(variable, variable + offset * _last(variable)) for variable in counters]
+        with keras.StatelessScope(here, collect_losses=True) as scope:
+            results = function(*batches)
+        losses.extend(scope.losses)
+        return results, [scope.get_current_value(variable) for variable in counters]
+
     rows = tf.shape(batches[0])[0]
     size = (rows + count - 1) // count
-    results = []
-    with keras.StatelessScope(collect_losses=True) as scope:
-        for i in range(count):
-            first = tf.minimum(i * size, rows)
-            start = tf.minimum(first, rows - size)
-            some = part(*(_rows(batch, start, size) for batch in batches))
-            results.append(tf.nest.map_structure(lambda x, new=first - start: x[new:], some))
-    if scope.losses:
+    results, counted = [], []
+    for i in range(count):
+        first = tf.minimum(i * size, rows)
+        start = tf.minimum(first, rows - size)
+        some, after = part(start, *(_rows(batch, start, size) for batch in batches))
+        results.append(tf.nest.map_structure(lambda x, new=first - start: x[new:], some))
+        counted.append(after)
+    if losses:
         return function(*batches)
+    for variable, value in zip(counters, counted[0], strict=True):  # of the part from row 0 on
+        variable.assign(value)
     return tf.nest.map_structure(lambda *each: tf.concat(each, axis=0), *results)
 
 
@@ -72,16 +89,27 @@ def number_of_parts(bijection, is_image, training):
     return max(1, min(cores, _number_of_cores()) // distribute.local_replicas())
 
 
+def counters_of(bijection):
+    """Variables of its layers that count batches, and rows before a part; see `in_parts`."""
+    return [v for layer in bijection._flatten_layers() for v in getattr(layer, "counters", ())]
+
+
 def _depends_on_the_batch(bijection):
-    """Whether, in training, it computes across rows or changes a state."""
+    """Whether, in training, it computes across rows or changes more of a state than counters."""
     layers = list(flatten_layers(bijection))
-    constant = [v for layer in layers for v in getattr(layer, "constant_weights", ())]
-    stateless = {id(variable) for variable in [*declared_trainable(bijection), *constant]}
+    kinds = ("constant_weights", "counters")
+    harmless = [v for layer in layers for kind in kinds for v in getattr(layer, kind, ())]
+    stateless = {id(variable) for variable in [*declared_trainable(bijection), *harmless]}
     return any(
         getattr(layer, "synchronized", False)
         or any(id(variable) not in stateless for variable in layer.variables)
         for layer in layers
     )
+
+
+def _last(variable):
+    """1 at the last entries of the last axis, else 0."""
+    return tf.one_hot(variable.shape[-1] - 1, variable.shape[-1], dtype=variable.dtype)
 
 
 def _rows(batch, start, size):

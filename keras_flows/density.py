@@ -13,7 +13,7 @@ from keras import ops
 
 from keras_flows import dequantization, threefry
 from keras_flows.arguments import check_integers, check_one_of, require
-from keras_flows.batch_parts import in_parts, number_of_parts
+from keras_flows.batch_parts import counters_of, in_parts, number_of_parts
 from keras_flows.bijection import Bijection
 from keras_flows.condition_features import check_readers, features_shape
 from keras_flows.data_spec import spoil_rows
@@ -249,7 +249,8 @@ class Density(TracedModel):
 
     def _in_parts(self, function, *batches, training=False):
         count = number_of_parts(self.bijection, self.data_spec.is_image, training)
-        return in_parts(function, 1 if self.jit_compile else count, *batches)
+        counters = counters_of(self.bijection) if training else ()
+        return in_parts(function, 1 if self.jit_compile else count, *batches, counters=counters)
 
     def _log_prior(self, z):
         # tfd.Sample's would broadcast shapes at run time, which ONNX cannot.

@@ -1,5 +1,7 @@
 """A batch divided among cores gives the numbers of the whole batch."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ from conftest import perturb
 
 from keras_flows import Flow, batch_parts, density, layers, networks, zoo
 from keras_flows.batch_parts import dividing_batches, in_parts, number_of_parts
+from keras_flows.networks.dropout import _Dropout
 
 
 @pytest.fixture
@@ -44,6 +47,35 @@ def test_parts_are_the_whole(rows, count):
     assert sizes == [*of_parts, rows]
 
 
+@pytest.mark.parametrize("shape", [(7, 5), (6, 2, 3, 2)])
+def test_parts_drop_what_the_whole_does(shape):
+    """Whose rows, of 5 and 12 numbers, end within what is drawn at once, four, and with it."""
+    x = tf.ones(shape)
+    layer = _Dropout(0.4, name="dropout")
+    layer.build(shape)
+    start = np.array([3, 5])
+
+    def dropped(count):
+        layer.state.assign(start)
+        call = functools.partial(layer, training=True)
+
+        @tf.function(autograph=False)
+        def twice():
+            return [in_parts(call, count, x, counters=layer.counters) for _ in range(2)]
+
+        return [each.numpy() for each in twice()], layer.state.numpy()
+
+    whole, state = dropped(1)
+    assert 0.2 < np.mean(whole[0] == 0) < 0.6 and np.any(whole[0] != whole[1])
+    np.testing.assert_allclose(whole[0][whole[0] != 0], 1 / 0.6, rtol=1e-6)
+    assert len(np.unique(whole[0].reshape(len(x), -1), axis=0)) > 4  # rows differ
+    for count in (2, 3, 4):
+        parts, state_of_parts = dropped(count)
+        np.testing.assert_array_equal(parts, whole)
+        np.testing.assert_array_equal(state_of_parts, state)
+    np.testing.assert_array_equal(state, start + [0, 2])
+
+
 def traced_number(model, training=False):
     with tf.Graph().as_default(), dividing_batches():
         return number_of_parts(model.bijection, model.data_spec.is_image, training)
@@ -54,7 +86,7 @@ def traced_number(model, training=False):
     [
         (zoo.NICE, (6,), {}, True),
         (zoo.NSF, (6,), {"condition_shape": (2,)}, True),
-        (zoo.NSF, (6,), {"dropout": 0.1}, False),
+        (zoo.NSF, (6,), {"dropout": 0.1}, True),
         (zoo.RealNVP, (6,), {}, True),
         (zoo.RealNVP, (6,), {"batch_norm": True}, False),
         (zoo.RealNVP, (8, 8, 1), {}, False),
@@ -99,7 +131,7 @@ def make_model(name):
         x = np.random.default_rng(1).integers(0, 256, (7, 4, 4, 3)).astype("uint8")
         condition = np.array([0, 1, 2, 0, 1, 2, 0])
     else:
-        options = {"condition_shape": (2,), "reversible": name == "reversible"}
+        options = {"condition_shape": (2,), "reversible": name == "reversible", "dropout": 0.5}
         model = zoo.NSF((5,), depth=2, width=8, seed=0, **options)
         x, condition = np.split(np.random.default_rng(1).normal(size=(7, 7)), [5], axis=1)
     model.adapt(x, condition)
@@ -116,7 +148,7 @@ def results_of(name):
         "latent": model.encode(x, condition=condition),
         "sample": model.sample(7, temperature=0.5, condition=condition, seed=1),
         "fitted": model.fit(x, condition, batch_size=4, epochs=2, verbose=0).history["loss"],
-        "weights": np.concatenate([np.ravel(v) for v in model.trainable_variables]),
+        "weights": np.concatenate([np.ravel(v) for v in model.variables]),
     }
     return {key: np.asarray(value, "float64") for key, value in values.items()}
 
@@ -126,9 +158,9 @@ def results_of(name):
 def test_models_give_the_same_in_parts(name, cores, monkeypatch):
     counts = []
 
-    def counting(function, count, *batches):
+    def counting(function, count, *batches, **counters):
         counts.append(count)
-        return in_parts(function, count, *batches)
+        return in_parts(function, count, *batches, **counters)
 
     monkeypatch.setattr(density, "in_parts", counting)
     parts = results_of(name)
@@ -144,7 +176,7 @@ def test_models_give_the_same_in_parts(name, cores, monkeypatch):
 def test_graphs_of_others_are_whole(cores, tmp_path, monkeypatch):
     """They may run elsewhere, as an export does, or be differentiated twice."""
     counts = []
-    monkeypatch.setattr(density, "in_parts", lambda f, n, *x: counts.append(n) or f(*x))
+    monkeypatch.setattr(density, "in_parts", lambda f, n, *x, **_: counts.append(n) or f(*x))
     model = Flow(layers.DiagonalScaling(), (4,))
     x = np.ones((7, 4), "float32")
     model.export(tmp_path / "export")

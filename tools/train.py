@@ -152,12 +152,11 @@ def settings(options):
 
 
 def depends_on_the_batch(options):
-    """Whether a step computes across rows, as batch normalisation does, or draws what to drop."""
-    name, arguments = options.model, options.arguments
+    """Whether a step computes across rows, as batch normalisation does."""
+    name = options.model
     if options.preset is not None:
-        config = presets.read(options.preset, presets.CONFIG)
-        name, arguments = config["registered_name"], config["config"]
-    return name.endswith("RealNVP") or bool(arguments.get("dropout"))
+        name = presets.read(options.preset, presets.CONFIG)["registered_name"]
+    return name.endswith("RealNVP")
 
 
 def train(options, strategy):

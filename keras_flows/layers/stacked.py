@@ -8,6 +8,7 @@ import numpy as np
 from keras import ops
 
 from keras_flows.arguments import check_integers
+from keras_flows.batch_parts import counters_of
 from keras_flows.bijection import Bijection, check_bijections
 from keras_flows.private import declared_trainable, flatten_layers
 
@@ -77,6 +78,10 @@ class Stacked(Bijection):
     def constant_weights(self):
         return [self._stacks[i] for i in self._constant]
 
+    @property
+    def counters(self):
+        return [self._stacks[i] for i in self._counters] if self.built else []
+
     def build(self, input_shape):
         if self.step.built:
             raise ValueError(
@@ -104,6 +109,7 @@ class Stacked(Bijection):
         self._constant = self._indices(
             variable for layer in layers for variable in getattr(layer, "constant_weights", ())
         )
+        self._counters = self._indices(counters_of(self.step))
         # Which of them a step may change in training: moving averages, states of random seeds.
         self._states = sorted(set(range(len(self._stacks))) - {*trainable, *self._constant})
 
