@@ -3,13 +3,16 @@
 import functools
 import importlib.util
 import pathlib
+import re
 import sys
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from conftest import perturb
 
-from keras_flows import zoo
+from keras_flows import data, zoo
 from keras_flows.calibration import ranks
 
 pytest.importorskip("matplotlib")
@@ -25,7 +28,7 @@ def example(name):
     return module
 
 
-posterior = example("posterior")
+few_labels, fine_tuning, posterior = map(example, ("few_labels", "fine_tuning", "posterior"))
 
 
 def simulations(name, theta, count=100_000):
@@ -184,3 +187,147 @@ def test_guidance_from_end_to_end(tmp_path, monkeypatch, capsys, data_dir):
     with pytest.raises(SystemExit):
         guidance.main()
     assert "--model takes one of digits that labels guide" in capsys.readouterr().err
+
+
+def run(module, monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", [module.__name__, *map(str, arguments)])
+    module.main()
+
+
+def numbers(row):
+    return [float(figure) for figure in re.findall(r"-?\d+\.\d+|(?<=\| )\d+(?= \|)", row)]
+
+
+def test_few_labels_learns_and_scores_by_different_digits():
+    labels = np.repeat(np.arange(10), 5)
+    data = [np.arange(50), labels]
+    own, others = few_labels.divide(data, 3, seed=0)
+    np.testing.assert_array_equal(own[1], np.tile(np.arange(10), 3))
+    np.testing.assert_array_equal(np.sort(np.concatenate([own[0], others[0]])), data[0])
+    for indices, shown in (own, others):
+        np.testing.assert_array_equal(shown, labels[indices])
+    assert not np.array_equal(own[0], few_labels.divide(data, 3, seed=1)[0][0])
+
+
+def test_copies_are_moved_by_up_to_a_pixel_and_what_leaves_is_lost():
+    images = np.zeros((2, 4, 4, 1), "uint8")
+    images[0, 1, 2], images[1, 0, 0] = 7, 9
+    copies, labels = few_labels.moved([images, np.array([3, 5])], 200, seed=0)
+    assert copies.shape == (200, 4, 4, 1) and copies.dtype == np.uint8
+    np.testing.assert_array_equal(labels, np.tile([3, 5], 100))
+    places = [tuple(np.argwhere(copy[..., 0] == 7)[0]) for copy in copies[::2]]
+    assert set(places) == {(row, column) for row in (0, 1, 2) for column in (1, 2, 3)}
+    corner = {tuple(map(tuple, np.argwhere(copy[..., 0]))) for copy in copies[1::2]}
+    assert corner == {(), *(((row, column),) for row in (0, 1) for column in (0, 1))}
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("eager")
+@pytest.mark.parametrize("validation", [False, True])
+def test_few_labels_from_end_to_end(validation, tmp_path, monkeypatch, capsys, data_dir):
+    monkeypatch.chdir(tmp_path)
+    accuracies, scored_by = few_labels.accuracies, set()
+
+    def spy(learned, scored, seed):
+        scored_by.add(len(scored[1]))
+        return accuracies(learned, scored, seed)
+
+    monkeypatch.setattr(few_labels, "accuracies", spy)
+    arguments = ["--data_dir", data_dir, "--per_class", 3, "--samples", 20, "--epochs", 1]
+    run(few_labels, monkeypatch, *arguments, "--seeds", 2, *["--validation"] * validation)
+    rows = [line for line in capsys.readouterr().out.splitlines() if "+-" in line]
+    names = ["30 digits", "and 20 samples", "and 20 moved copies", "all 1500 digits"]
+    assert scored_by == ({1470} if validation else {297})
+    for name, row in zip(names[: 4 - validation], rows, strict=True):
+        means, deviations = numbers(row)[::2], numbers(row)[1::2]
+        assert row.startswith(f"| {name} |") and len(means) == len(few_labels.CLASSIFIERS)
+        assert all(90 < mean <= 100 if "all" in name else 20 < mean < 95 for mean in means)
+        assert all(0 <= deviation < 10 for deviation in deviations)
+    picture = tf.io.decode_png((tmp_path / "demo" / "few_labels.png").read_bytes())
+    assert picture.shape == (6 * (4 * 8 + 2), 10 * (4 * 8 + 2), 1)
+
+
+@pytest.fixture
+def small_preset(tmp_path, monkeypatch):
+    """Its folder; what it knows is not what a new model of its kind is adapted to."""
+    monkeypatch.chdir(tmp_path)
+    model = zoo.Glow((14, 14, 1), levels=1, depth=1, width=4, seed=3)
+    model.adapt(np.random.default_rng(0).integers(0, 256, (50, 14, 14, 1), "uint8"))
+    perturb(model)
+    model.save_to_preset("small")
+    return tmp_path / "small"
+
+
+@pytest.mark.slow
+def test_digits_are_enlarged_amid_black(data_dir):
+    images = fine_tuning.digits("train[:20]", (28, 28, 1), data_dir)
+    assert images.shape == (20, 28, 28, 1) and images.dtype == np.uint8
+    middle = images[:, 4:-4, 4:-4]
+    assert images.sum() == middle.sum() and middle.max() > 200
+    own = data.load("digits", split="train[:20]", batch_size=20, data_dir=data_dir, seed=0)
+    np.testing.assert_allclose(middle.mean(), np.mean(next(iter(own))), rtol=0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("eager")
+def test_fine_tuning_from_end_to_end(small_preset, monkeypatch, capsys, data_dir):
+    """At a rate of zero, nearly, nothing is learned: the other is chosen."""
+    arguments = ["--preset", small_preset, "--data_dir", data_dir, "--count", 64]
+    run(fine_tuning, monkeypatch, *arguments, "--rates", 1e-9, 1e-3, "--epochs", 1, 3)
+    lines = capsys.readouterr().out.splitlines()
+    tried = [line.partition(":")[0] for line in lines if line.endswith("validation")]
+    assert tried == [
+        f"{name}, rate {rate}"
+        for name in ("fine-tuned", "from scratch")
+        for rate in ("1e-09", "0.001")
+    ]
+    header, _, *rows = (line for line in lines if line.startswith("|"))
+    assert "| fine-tuned, rate 0.001 |" in header and "| from scratch, rate 0.001 |" in header
+    epochs, tuned, tuned_minutes, new, new_minutes = np.transpose([numbers(row) for row in rows])
+    np.testing.assert_array_equal(epochs, [0, 1, 3])
+    for bits, minutes in ((tuned, tuned_minutes), (new, new_minutes)):
+        assert np.all(np.diff(bits) < 0) and np.all(np.diff(minutes) >= 0) and minutes[0] == 0
+    train, test = (
+        fine_tuning.digits(split, (14, 14, 1), data_dir) for split in ("train[:64]", "test")
+    )
+    for load_weights, first in ((True, tuned[0]), (False, new[0])):
+        keras.utils.set_random_seed(0)
+        model = zoo.Glow.from_preset(small_preset, load_weights, seed=0)
+        if not load_weights:
+            model.adapt(train)
+        before = model.evaluate(test, batch_size=100, return_dict=True, verbose=0)
+        np.testing.assert_allclose(first, before["bits_per_dim"], atol=1e-3)
+    assert abs(tuned[0] - new[0]) > 0.1
+    assert (small_preset.parent / "demo" / "fine_tuning.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments", "message"),
+    [
+        (few_labels, ["--seeds", 0], "--per_class, --samples, --epochs and --seeds must be"),
+        (few_labels, ["--samples", -1], "--per_class, --samples, --epochs and --seeds must be"),
+        (fine_tuning, ["--count", 0], "--count must be in 1..1200. Received: 0"),
+        (fine_tuning, ["--count", 1201], "--count must be in 1..1200. Received: 1201"),
+        (fine_tuning, ["--epochs", 2, 2], "--epochs must rise from 1 or more"),
+        (fine_tuning, ["--epochs", 0, 2], "--epochs must rise from 1 or more"),
+        (fine_tuning, ["--rates", 1e-3, 0], "--rates be positive"),
+    ],
+)
+def test_arguments_that_say_nothing_are_refused(module, arguments, message, monkeypatch, capsys):
+    with pytest.raises(SystemExit):
+        run(module, monkeypatch, *arguments)
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_data_and_models_that_do_not_fit_are_refused(monkeypatch, capsys, data_dir, tmp_path):
+    with pytest.raises(SystemExit):
+        run(few_labels, monkeypatch, "--data_dir", data_dir, "--per_class", 146)
+    assert "--per_class must be below 146. Received: 146" in capsys.readouterr().err
+    for name, shape in {"points": (2,), "colours": (8, 8, 3)}.items():
+        model = zoo.NICE(shape, depth=2, width=4)
+        model.adapt(np.random.default_rng(0).integers(0, 256, (50, *shape)).astype("float32"))
+        model.save_to_preset(tmp_path / name)
+        with pytest.raises(SystemExit):
+            run(fine_tuning, monkeypatch, "--preset", tmp_path / name)
+        assert "--preset takes one of digits without labels" in capsys.readouterr().err
