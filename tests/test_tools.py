@@ -22,6 +22,14 @@ import keras_flows
 TOOLS = pathlib.Path(__file__).parent.parent / "tools"
 
 
+def test_commands_run_by_their_names():
+    """As docstrings and pages write them, without `python`."""
+    scripts = {path for path in TOOLS.rglob("*") if path.suffix in (".py", "") and path.is_file()}
+    commands = {path for path in scripts if path.read_bytes()[:2] == b"#!"}
+    assert TOOLS / "train.py" in commands
+    assert {path for path in scripts if os.access(path, os.X_OK)} == commands
+
+
 @pytest.fixture
 def tool(monkeypatch):
     def run(name, *arguments):
