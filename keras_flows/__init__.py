@@ -13,7 +13,17 @@ except ImportError as error:  # Keras was told to use a backend that is not inst
 if keras.config.backend() != "tensorflow":
     raise ImportError(f"{_USE_TENSORFLOW} Received: backend {keras.config.backend()!r}")
 
-from keras_flows import calibration, callbacks, data, latent, layers, networks, plot, zoo
+from keras_flows import (
+    calibration,
+    callbacks,
+    data,
+    latent,
+    layers,
+    networks,
+    optimizers,
+    plot,
+    zoo,
+)
 from keras_flows.bijection import Bijection
 from keras_flows.checking import check_bijection
 from keras_flows.flow import Flow
@@ -31,6 +41,7 @@ __all__ = [
     "latent",
     "layers",
     "networks",
+    "optimizers",
     "plot",
     "upload_preset",
     "zoo",

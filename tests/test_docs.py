@@ -19,7 +19,7 @@ import pytest
 import tensorflow as tf
 
 import keras_flows
-from keras_flows import data, hub, layers, networks, zoo
+from keras_flows import data, hub, layers, networks, optimizers, zoo
 
 ROOT = pathlib.Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "zoo" / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -160,7 +160,7 @@ def test_a_page_runs(page, stand_ins):
 
 def public():
     """What has a place of its own in the API, by its name."""
-    for module in (layers, networks, zoo):
+    for module in (layers, networks, optimizers, zoo):
         yield from ((f"{module.__name__}.{name}", getattr(module, name)) for name in module.__all__)
     for value in (keras_flows.Flow, keras_flows.Bijection, data.load, keras_flows.check_bijection):
         yield f"{value.__module__}.{value.__name__}", value

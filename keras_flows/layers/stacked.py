@@ -202,4 +202,6 @@ class Stacked(Bijection):
             constraint=constraint and (lambda w: ops.vectorized_map(constraint, w)),
         )
         stack.trainable = variable.trainable
+        # For optimizers, to which the last axes are those of a matrix.
+        stack.stack_axes = 1 + getattr(variable, "stack_axes", 0)
         return stack
