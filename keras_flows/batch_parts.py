@@ -91,7 +91,9 @@ def number_of_parts(bijection, is_image, training):
 
 def counters_of(bijection):
     """Variables of its layers that count batches, and rows before a part; see `in_parts`."""
-    return [v for layer in bijection._flatten_layers() for v in getattr(layer, "counters", ())]
+    own = {id(variable) for variable in bijection.variables}  # without those of patterns
+    counters = (v for layer in flatten_layers(bijection) for v in getattr(layer, "counters", ()))
+    return [variable for variable in counters if id(variable) in own]
 
 
 def _depends_on_the_batch(bijection):
