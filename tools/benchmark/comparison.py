@@ -1,6 +1,7 @@
 """The library and its peers: the same architecture, side by side, in one run.
 
-Each contestant has a process of its own, so that its peak of memory is its own.
+Each contestant has a process of its own, so that its peak of memory is its own. All use a GPU if there
+is one.
 """
 
 import json
@@ -159,7 +160,17 @@ def work(model, name, depth, batch_size, dtype):
 
 
 def peak_memory():
-    """In bytes; 0 where the system does not tell."""
+    """In bytes: of a GPU, or else of this process; 0 where the system does not tell."""
+    if "torch" in sys.modules:
+        from torch import cuda
+
+        if cuda.is_available():
+            return cuda.max_memory_allocated()
+    elif "tensorflow" in sys.modules:
+        from tensorflow import config
+
+        if config.list_physical_devices("GPU"):
+            return config.experimental.get_memory_info("GPU:0")["peak"]
     try:
         with open("/proc/self/status") as status:
             return 1024 * int(status.read().split("VmHWM:")[1].split()[0])

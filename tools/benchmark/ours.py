@@ -63,9 +63,11 @@ class Bare:
         optimizer = keras.optimizers.Adam(LEARNING_RATE)
         optimizer.build(variables)
 
+        # As the model's, one part of the batch for each core.
+        parts = 1 if tf.config.list_physical_devices("GPU") else number_of_cores()
+
         def forward(batch_size):
-            # As the model's, one part of the batch for each core.
-            return sum(of_part(batch_size // number_of_cores()) for _ in range(number_of_cores()))
+            return sum(of_part(batch_size // parts) for _ in range(parts))
 
         def of_part(batch_size):
             total, features = 0.0, {}

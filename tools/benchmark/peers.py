@@ -161,7 +161,8 @@ class FreiaGlow(TorchPeer):
         return log_det - 0.5 * squares - 0.5 * math.prod(IMAGE) * math.log(2 * math.pi)
 
     def draw(self, number):
-        latents = [self.torch.randn(number, *shape) for shape in self.model.global_out_shapes]
+        shapes, device = self.model.global_out_shapes, self.device
+        latents = [self.torch.randn(number, *shape, device=device) for shape in shapes]
         return self.model(latents, rev=True, jac=False)[0]
 
 

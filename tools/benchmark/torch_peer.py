@@ -4,7 +4,7 @@ from sizes import FEATURES, LEARNING_RATE, WIDTH, number_of_cores
 
 
 class TorchPeer:
-    """A module and its training.
+    """A module and its training, on a GPU if there is one.
 
     A subclass has `build`, which makes the module, and `log_likelihoods` and `draw` if need be.
     In bfloat16 both are autocast, which leaves the weights in float32 as Keras' policy does.
@@ -17,14 +17,16 @@ class TorchPeer:
 
         torch.manual_seed(0)
         torch.set_num_threads(number_of_cores())
+        torch.set_float32_matmul_precision("high")  # TF32 on GPUs, TensorFlow's default
         self.torch = torch
-        self.batch = torch.rand(batch_size, *self.shape) - 0.5
-        self.model = self.build(depth)
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.batch = torch.rand(batch_size, *self.shape, device=self.device) - 0.5
+        self.model = self.build(depth).to(self.device)
         parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.parameters = sum(p.numel() for p in parameters)
         self.optimizer = torch.optim.Adam(parameters, LEARNING_RATE)
         if dtype == "bfloat16":
-            autocast = torch.autocast("cpu", torch.bfloat16)
+            autocast = torch.autocast(self.device, torch.bfloat16)
             self.log_likelihoods = autocast(self.log_likelihoods)
             self.draw = autocast(self.draw)
         with torch.no_grad():
@@ -47,12 +49,12 @@ class TorchPeer:
     def log_prob(self):
         self._set_training(False)
         with self.torch.no_grad():
-            return self.log_likelihoods().float().numpy()
+            return self.log_likelihoods().float().cpu().numpy()
 
     def sample(self):
         self._set_training(False)
         with self.torch.no_grad():
-            return self.draw(len(self.batch)).float().numpy()
+            return self.draw(len(self.batch)).float().cpu().numpy()
 
     def graph(self):
         return None
@@ -64,20 +66,26 @@ class TorchPeer:
 
 def eager_and_compiled(peers):
     """Each of `peers` by name, and as users of PyTorch would speed it up."""
-    both = {}
+    every = {}
     for name, peer in peers.items():
-        both |= {name: peer, f"{name} compiled": compiled(peer)}
-    return both
+        every |= {name: peer, f"{name} compiled": compiled(peer)}
+        every[f"{name} graphs"] = compiled(peer, "reduce-overhead")
+    return every
 
 
-def compiled(peer):
-    """The contestant with its log-likelihoods, so their gradients, and its samples compiled."""
+def compiled(peer, mode="default"):
+    """The contestant with its log-likelihoods, so their gradients, and its samples compiled.
+
+    In mode "reduce-overhead" as CUDA graphs, which start many kernels at once.
+    """
 
     class Compiled(peer):
         def __init__(self, *arguments):
             super().__init__(*arguments)
-            self.log_likelihoods = self.torch.compile(self.log_likelihoods)
-            self.draw = self.torch.compile(self.draw)
+            if mode == "reduce-overhead" and self.device == "cpu":
+                raise NotImplementedError("of GPUs alone")
+            self.log_likelihoods = self.torch.compile(self.log_likelihoods, mode=mode)
+            self.draw = self.torch.compile(self.draw, mode=mode)
 
     return Compiled
 
