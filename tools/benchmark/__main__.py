@@ -4,8 +4,8 @@ Each contestant has a process of its own. They take turns, one call each in ever
 change of the machine's pace meets all of them alike; compare ratios, not milliseconds. So does a
 loop that is always the same, by which a table says how much other work disturbed it. Peers come
 with `pip install keras_flows[bench]`; one that is missing is a row that says so. `compiled` is
-PyTorch's `torch.compile`, whose time is in the first step; `graphs` is its mode "reduce-overhead", of
-CUDA graphs. A machine's GPU is used by all.
+PyTorch's `torch.compile`, whose time is in the first step; `graphs` is its mode "reduce-overhead",
+of CUDA graphs. A machine's GPU is used by all.
 
 `bare` is the physical limit: the couplings' networks alone, trained on noise, with nothing around;
 `convolutions` are Glow's one by one.
@@ -103,7 +103,7 @@ if __name__ == "__main__":
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # else off without AVX512
-    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # else the first process takes it all
+    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # else one process takes all
     if sys.argv[1:2] == ["--worker"]:  # as turns.worker_command has it
         module, *rest = sys.argv[2:]
         {"comparison": comparison, "scaling": scaling}[module].work(*rest)

@@ -1,7 +1,7 @@
 """The library and its peers: the same architecture, side by side, in one run.
 
-Each contestant has a process of its own, so that its peak of memory is its own. All use a GPU if there
-is one.
+Each contestant has a process of its own, so that its peak of memory is its own. A machine's GPU is
+used by all.
 """
 
 import json
