@@ -56,7 +56,7 @@ class RandomHalf(layers.Partition):
         self.back = self._constant("inverse_permutation", np.argsort(order))
 
     def _constant(self, name, value):
-        weight = self.add_weight(name=name, shape=value.shape, dtype="int32", trainable=False)
+        weight = self.add_weight(name=name, shape=value.shape, dtype="int64", trainable=False)
         weight.assign(value)
         return weight
 

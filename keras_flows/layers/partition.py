@@ -36,7 +36,7 @@ class Partition(ConstructorConfig, keras.layers.Layer):
             values = {"order": order, "back": np.argsort(order)}
             for name, value in values.items():
                 weight = self.add_weight(
-                    name=name, shape=value.shape, dtype="int32", trainable=False
+                    name=name, shape=value.shape, dtype="int64", trainable=False
                 )
                 weight.assign(value)
                 setattr(self, name, weight)
