@@ -8,6 +8,7 @@ import itertools
 import weakref
 
 import tensorflow as tf
+from tensorflow.python.ops.parallel_for import control_flow_ops
 
 _group_keys = itertools.count(1000, 1000)  # a strategy has a few groups of devices
 _separated = weakref.WeakSet()
@@ -123,6 +124,24 @@ def get_initial_epoch(model):
 
 def set_initial_epoch(model, epoch):
     model._initial_epoch = epoch
+
+
+def vectorized_map(function, stacks):
+    """`tf.vectorized_map` that XLA compiles once.
+
+    Under XLA TensorFlow makes a function of it, whose gradient is another one, to which the first
+    hands the axes of sums. XLA wants those as constants, so it makes constants of all that the
+    first reads: of weights, which change with each step.
+    """
+    if tf.executing_eagerly():
+        return tf.vectorized_map(function, stacks)
+    tensors = tf.nest.map_structure(tf.convert_to_tensor, stacks)
+    depth = tf.nest.flatten(tensors)[0].shape[0]
+    return control_flow_ops._pfor_impl(
+        lambda i: function(tf.nest.map_structure(lambda stack: tf.gather(stack, i), tensors)),
+        depth,
+        fallback_to_while_loop=True,
+    )
 
 
 def clear_losses(model):

@@ -3,6 +3,7 @@
 import gc
 import os
 import pathlib
+import re
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -55,6 +56,27 @@ def run_python(code, *arguments, python_path=ROOT, **options):
     )
     assert done.returncode == 0, done.stderr.decode()
     return done.stdout.decode()
+
+
+def what_xla_reads(code, *arguments):
+    """The kinds of arguments of all that XLA compiles in a process of its own.
+
+    A weight that it reads is a "resource"; one of which it makes a constant, so that it compiles
+    again when the weight changes, a "constant-resource".
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        env={
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "TF_CPP_MIN_LOG_LEVEL": "0",
+            "TF_CPP_VMODULE": "device_compiler=4",
+        },
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return set(re.findall(r"\d: kind=(\S+)", done.stderr))
 
 
 @contextmanager

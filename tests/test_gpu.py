@@ -53,6 +53,29 @@ def test_mirrored_strategy_learns_nearly_the_same():
     np.testing.assert_allclose(actual, desired, rtol=2e-2)
 
 
+@pytest.mark.parametrize(
+    "make, options",
+    [
+        (zoo.NICE, {}),
+        (zoo.RealNVP, {"levels": 1, "num_blocks": 1}),
+        (zoo.NSF, {"levels": 1, "num_blocks": 1, "dropout": 0.1}),
+        (zoo.Glow, {"levels": 2, "dequantization": "variational"}),
+        (zoo.Jet, {"patch_size": 2, "num_heads": 2}),
+        (zoo.TarFlow, {"patch_size": 2, "num_heads": 2}),
+    ],
+)
+def test_every_family_learns_compiled_by_xla(make, options):
+    """All that a step reads must be on the GPU, where TensorFlow has no variables of int32."""
+    model = make(SHAPE, depth=2, width=8, num_classes=3, seed=0, **options)
+    model.compile(keras.optimizers.Adam(1e-2))
+    assert model.jit_compile
+    labels = np.arange(len(IMAGES)) % 3
+    losses = model.fit(IMAGES, labels, batch_size=16, epochs=3, verbose=0).history["loss"]
+    assert losses[-1] < losses[0]
+    assert np.isfinite(model.log_prob(IMAGES[:3], labels[:3])).all()
+    assert model.sample(3, condition=labels[:3], seed=0).shape == (3, *SHAPE)
+
+
 def test_real_nvp_from_data_to_export(tmp_path):
     """Batch normalisation's kernel under XLA, shuffled data, samples and a SavedModel."""
     keras.utils.set_random_seed(0)

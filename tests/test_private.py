@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
+from conftest import what_xla_reads
 
 from keras_flows import layers, networks, private
 from keras_flows.bijector import BijectorLayer
@@ -102,6 +103,28 @@ def test_tensorflow_gives_all_strategies_the_same_keys():
         keys.append(key(strategy))
     assert keys[0] == keys[2] != keys[1]
     private.separate_collectives(tf.distribute.get_strategy())  # has none
+
+
+GRADIENT_BY_XLA = """
+import sys, tensorflow as tf
+from keras_flows import private
+
+mapped = {"private": private.vectorized_map, "tf": tf.vectorized_map}[sys.argv[1]]
+weights = tf.Variable(tf.ones((2, 3)))
+
+@tf.function(jit_compile=True)
+def gradient():
+    with tf.GradientTape() as tape:
+        sums = mapped(lambda row: tf.reduce_sum(tf.exp(row)), tf.convert_to_tensor(weights))
+    return tape.gradient(sums, weights)
+
+gradient()
+"""
+
+
+def test_xla_makes_constants_of_what_tensorflow_vectorizes():
+    assert what_xla_reads(GRADIENT_BY_XLA, "tf") == {"constant-resource"}, "private.vectorized_map"
+    assert what_xla_reads(GRADIENT_BY_XLA, "private") == {"resource"}
 
 
 def test_keras_keeps_the_first_epoch_and_the_losses_private():

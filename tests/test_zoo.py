@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import perturb
+from conftest import perturb, what_xla_reads
 
 from keras_flows import layers, zoo
 from keras_flows.private import flatten_layers
@@ -135,6 +135,11 @@ def test_round_trip(model):
     back, inverse_log_det = model.bijection.inverse_and_log_det(z, condition)
     np.testing.assert_allclose(back, x, atol=1e-4 * unit(model))
     np.testing.assert_allclose(inverse_log_det, -log_det, rtol=1e-4, atol=1e-3)
+
+
+def test_xla_can_read_all_variables_on_a_gpu(model):
+    """TensorFlow keeps those of int32 on the CPU, where a program that XLA made finds none."""
+    assert "int32" not in {keras.backend.standardize_dtype(each.dtype) for each in model.variables}
 
 
 def test_log_det_is_that_of_the_jacobian(model, exact):
@@ -308,28 +313,49 @@ def test_real_nvp_penalises_its_weight_norms():
     assert not zoo.RealNVP((2,), **MLP).losses
 
 
+OF_ANY_SIZE = [
+    ("NICE", (3,), {}),
+    ("RealNVP", (3,), {}),
+    ("NSF", (3,), {"dropout": 0.1}),
+    ("Glow", (3,), {}),
+    ("NICE", (2, 2, 1), {}),
+    ("RealNVP", (4, 4, 1), {"levels": 1, "num_blocks": 1}),
+    ("NSF", (2, 2, 1), {}),
+    ("Glow", (2, 2, 1), {"dequantization": "variational"}),
+    ("Jet", (4, 4, 1), {}),
+    ("TarFlow", (4, 4, 1), {"num_layers": 1}),
+]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("make", "shape", "options"),
-    [
-        (zoo.NICE, (3,), {}),
-        (zoo.RealNVP, (3,), {}),
-        (zoo.NSF, (3,), {"dropout": 0.1}),
-        (zoo.Glow, (3,), {}),
-        (zoo.NICE, (2, 2, 1), {}),
-        (zoo.RealNVP, (4, 4, 1), {"levels": 1, "num_blocks": 1}),
-        (zoo.NSF, (2, 2, 1), {}),
-        (zoo.Glow, (2, 2, 1), {"dequantization": "variational"}),
-        (zoo.Jet, (4, 4, 1), {}),
-        (zoo.TarFlow, (4, 4, 1), {"num_layers": 1}),
-    ],
-)
-def test_xla_trains_on_batches_of_any_size(make, shape, options):
+@pytest.mark.parametrize(("name", "shape", "options"), OF_ANY_SIZE)
+def test_xla_trains_on_batches_of_any_size(name, shape, options):
     """The last batch of an array is smaller: the number of rows is not known when it is traced."""
-    model = make(shape, **{"depth": 6, "width": 4, "condition_shape": (2,), **options})
+    model = getattr(zoo, name)(
+        shape, **{"depth": 6, "width": 4, "condition_shape": (2,), **options}
+    )
     rng = np.random.default_rng(0)
     x = rng.integers(0, 256, (13, *shape), "uint8") if model.is_image else rng.normal(size=(13, 3))
     condition = rng.normal(size=(13, 2))
     model.compile(keras.optimizers.Adam(1e-2), jit_compile=True)
     losses = model.fit(x, condition, batch_size=8, epochs=2, verbose=0).history["loss"]
     assert losses[-1] < losses[0]
+
+
+ONE_STEP_BY_XLA = """
+import json, sys
+import numpy as np
+from keras_flows import zoo
+
+for name, shape, options in json.loads(sys.argv[1]):
+    model = getattr(zoo, name)(shape, depth=2, width=4, **options)
+    x = np.random.default_rng(0).integers(0, 256, (3, *shape), "uint8")
+    model.compile("sgd", jit_compile=True)
+    model.fit(x if model.is_image else x / 256, verbose=0)
+"""
+
+
+@pytest.mark.slow
+def test_xla_makes_no_constants_of_weights():
+    """Else it would compile each step anew."""
+    assert what_xla_reads(ONE_STEP_BY_XLA, json.dumps(OF_ANY_SIZE)) == {"parameter", "resource"}

@@ -7,7 +7,7 @@ from keras_flows.differentiation import are_gradients_taken
 from keras_flows.layers.scan import scan
 from keras_flows.layers.stacked import Stacked
 from keras_flows.precomputation import Precomputes, leaves_of, supply
-from keras_flows.private import flatten_layers
+from keras_flows.private import flatten_layers, vectorized_map
 
 
 @keras.saving.register_keras_serializable(package="keras_flows")
@@ -95,7 +95,7 @@ class Repeat(Precomputes, Stacked):
                     [leaf.precompute(inverse=True) for leaf in back],
                 )
 
-        return tf.vectorized_map(of_one, self.stacks(range(len(self._stacks))))
+        return vectorized_map(of_one, self.stacks(range(len(self._stacks))))
 
     @property
     def precomputed_weights(self):

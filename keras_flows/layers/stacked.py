@@ -10,7 +10,7 @@ from keras import ops
 from keras_flows.arguments import check_integers
 from keras_flows.batch_parts import counters_of
 from keras_flows.bijection import Bijection, check_bijections
-from keras_flows.private import declared_trainable, flatten_layers
+from keras_flows.private import declared_trainable, flatten_layers, vectorized_map
 
 
 class Stacked(Bijection):
@@ -198,8 +198,8 @@ class Stacked(Bijection):
             dtype=variable.dtype,
             initializer=lambda shape, dtype: ops.convert_to_tensor(initial, dtype),
             trainable=trainable,
-            regularizer=regularizer and (lambda w: ops.sum(ops.vectorized_map(regularizer, w))),
-            constraint=constraint and (lambda w: ops.vectorized_map(constraint, w)),
+            regularizer=regularizer and (lambda w: ops.sum(vectorized_map(regularizer, w))),
+            constraint=constraint and (lambda w: vectorized_map(constraint, w)),
         )
         stack.trainable = variable.trainable
         # For optimizers, to which the last axes are those of a matrix.
