@@ -193,7 +193,7 @@ def test_recomputed_gradients_of_the_second_order(policy):
 def test_each_step_draws_its_own_constants():
     np.random.seed(0)
     repeat = make_repeat(layers.AdditiveCoupling(None, partition=RandomHalf()), 4, (5,))
-    orders, _ = (weight for weight in repeat.weights if weight.dtype == "int32")
+    orders, _ = (weight for weight in repeat.weights if weight.dtype == "int64")
     assert len({tuple(order) for order in np.asarray(orders)}) > 1
     before = np.asarray(orders)
     with_gradients(repeat, batch((5,)))

@@ -18,6 +18,7 @@ LARGE = (
     "glow_mnist_variational",
     "realnvp_cifar10_small",
     "realnvp_mnist",
+    "tarflow_cifar10_small",
     "tarflow_mnist_labels",
 )
 IMAGES = pathlib.Path(__file__).with_name("few_images.npz")

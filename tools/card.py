@@ -39,7 +39,7 @@ def results(zoo):
                 figure(here),
                 published_figure(metadata),
                 f"{metadata['parameter_count']:,}",
-                f"{here['training_core_minutes']:.0f}",
+                spent(here),
                 *(f"{here[key]:.2f}" if key in here else "" for key in COMPRESSED),
             ]
             rows.append(f"| {' | '.join(cells)} |")
@@ -60,6 +60,13 @@ def papers(zoo):
             ]
             rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows) + "\n"
+
+
+def spent(here, unit=""):
+    """The minutes of a training, of cores by `unit`, or else of GPUs."""
+    if "training_gpu_minutes" in here:
+        return f"{here['training_gpu_minutes']:.1f} GPU-minutes"
+    return f"{here['training_core_minutes']:.0f} {unit}".rstrip()
 
 
 def figure(here):
@@ -133,7 +140,7 @@ def measurements(name, here, metadata):
     rows += [
         f"| parameters | {metadata['parameter_count']:,} |",
         f"| training | {here['epochs']} epochs, {here['training_minutes']:.0f} minutes, "
-        f"{here['training_core_minutes']:.0f} core-minutes |",
+        f"{spent(here, 'core-minutes')} |",
         f"| measured | {here['date']}, {here['machine']} |",
     ]
     return "\n".join(rows) + f"\n\n`tools/evaluate.py {name}` measures it again."
@@ -152,7 +159,7 @@ def training(name, recipe, here):
 
 
 USE = """\
-To start from, to try a pipeline with, to compare with. It is small, trained for minutes on a CPU,
+To start from, to try a pipeline with, to compare with. It is small, trained for minutes,
 and knows its own data only: unlike images can be given high likelihoods, too
 ([arXiv:1810.09136](https://arxiv.org/abs/1810.09136)), so a threshold on `log_prob` alone does not
 tell whether an image belongs."""

@@ -23,7 +23,7 @@ from matplotlib import pyplot  # noqa: E402
 OUTPUT = pathlib.Path(__file__).parent.parent / "docs" / "pictures"
 DPI, COLORS = 80, 128  # which keep them small
 BITS = "val_bits_per_dim"
-SAMPLES = ("glow_digits", "glow_mnist", "glow_cifar10_small")
+SAMPLES = ("glow_digits", "glow_mnist", "tarflow_cifar10_small")
 
 
 def main():
@@ -89,7 +89,7 @@ def interpolation():
 
 
 def learning_curves():
-    """Bits/dim of validation against the time of all cores, of each preset's training."""
+    """Bits/dim of validation against the time of all cores, or GPUs, of each preset's training."""
     figure, axes = pyplot.subplots(1, 2, figsize=(10.5, 3.8), layout="constrained")
     for ax, dataset in zip(axes, ("cifar10", "mnist"), strict=True):
         for log in sorted(presets.ZOO.glob(f"*/{presets.LOG}")):
@@ -97,9 +97,13 @@ def learning_curves():
                 rows = list(csv.DictReader(file))
             # Of noisy images they are no bits/dim of the images.
             if presets.read(log.parent, presets.RECIPE)["dataset"] == dataset and BITS in rows[0]:
-                minutes = itertools.accumulate(float(row["cpu_seconds"]) / 60 for row in rows)
+                results = presets.read(log.parent, presets.METADATA)["results"]
+                on_gpu = "training_gpu_minutes" in results
+                seconds = "seconds" if on_gpu else "cpu_seconds"
+                minutes = itertools.accumulate(float(row[seconds]) / 60 for row in rows)
                 bits = [float(row[BITS]) for row in rows]
-                ax.plot([*minutes], bits, marker=".", label=log.parent.name)
+                style, where = ("--", ", by a GPU") if on_gpu else ("-", "")
+                ax.plot([*minutes], bits, style, marker=".", label=f"{log.parent.name}{where}")
         ax.set(title=dataset, xscale="log", xlabel="core-minutes", ylabel="bits/dim, validation")
         ax.legend()
     return figure

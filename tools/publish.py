@@ -43,12 +43,13 @@ def main():
     parser.add_argument("preset", help="name or folder of the preset that was trained")
     parser.add_argument("--data_dir", help="where TFDS keeps prepared data")
     parser.add_argument("--machine", default=f"{os.cpu_count()} CPU cores, no GPU")
+    parser.add_argument("--gpus", type=int, default=0, help="how many the training had")
     options = parser.parse_args()
     folder = presets.find(options.preset).resolve()
     metadata = presets.read(folder, presets.METADATA)
     recipe = presets.read(folder, presets.RECIPE)
     check_recipe(parser, options.run, folder, recipe)
-    training = time_of(options.run / "log.csv")
+    training = time_of(options.run / "log.csv", options.gpus)
 
     trained = models.load(str(options.run / "model.keras"))
     model = type(trained).from_preset(folder, load_weights=False)
@@ -179,8 +180,8 @@ def in_half_precision(source, target):
         whole.visititems(copy)
 
 
-def time_of(log):
-    """The epochs that a training took, its minutes, and those of all CPU cores."""
+def time_of(log, gpus=0):
+    """The epochs that a training took, its minutes, and those of all GPUs or CPU cores."""
     with open(log) as rows:
         rows = list(csv.DictReader(rows))
     minutes, core_minutes = (
@@ -189,7 +190,11 @@ def time_of(log):
     return {
         "epochs": len({row["epoch"] for row in rows}),  # one that was stopped may be there twice
         "training_minutes": minutes,
-        "training_core_minutes": core_minutes,
+        **(
+            {"training_gpu_minutes": round(gpus * minutes, 1)}
+            if gpus
+            else {"training_core_minutes": core_minutes}
+        ),
     }
 
 

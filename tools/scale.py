@@ -4,7 +4,7 @@
     tools/scale.py                       # all presets without weights
     tools/scale.py glow_paper_cifar10
 
-The formulas are in docs/scale.md. Nothing of it has been measured on a GPU.
+The formulas, and what a GPU said of one, are in docs/scale.md.
 """
 
 import argparse
