@@ -289,6 +289,16 @@ def test_train_stopped_between_log_and_backup(
     assert publish.time_of(tmp_path / "run" / "log.csv")["epochs"] == 2
 
 
+def test_a_training_on_gpus_is_told_by_their_minutes(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(TOOLS)
+    import card
+    import publish
+
+    (tmp_path / "log.csv").write_text("epoch,seconds,cpu_seconds\n0,60,600\n1,30,300\n")
+    assert card.spent(publish.time_of(tmp_path / "log.csv"), "core-minutes") == "15 core-minutes"
+    assert card.spent(publish.time_of(tmp_path / "log.csv", gpus=2)) == "3.0 GPU-minutes"
+
+
 def test_a_log_is_replaced_with_each_row_and_takes_no_half_one_over(tmp_path, monkeypatch):
     """Such as a process leaves that was killed while it appended."""
     monkeypatch.syspath_prepend(TOOLS)
