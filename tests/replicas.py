@@ -9,7 +9,9 @@ gets each case's losses, log-likelihoods and weights; several workers write OUTP
 import contextlib
 import json
 import os
+import pathlib
 import sys
+import time
 
 import numpy as np
 import tensorflow as tf
@@ -313,3 +315,11 @@ if strategy.num_replicas_in_sync > 1:
         gradient_accumulation_steps=refused(optimizer=accumulating),
         ema_overwrite_frequency=refused(optimizer=overwriting),
     )
+
+if STRATEGY == "multi_worker":
+    # A worker that ends takes along what another may still be fetching from it.
+    workers = json.loads(os.environ["TF_CONFIG"])["cluster"]["worker"]
+    lasts = [pathlib.Path(f"{sys.argv[2]}-{i}-refused.npz") for i in range(len(workers))]
+    deadline = time.monotonic() + 60
+    while not all(last.exists() for last in lasts) and time.monotonic() < deadline:
+        time.sleep(0.1)
