@@ -102,7 +102,7 @@ class CausalAffine(Bijection):
         self.order = self.add_weight(
             name="order",
             shape=order.shape,
-            dtype="int64",
+            dtype="int64",  # XLA finds none of int32 on a GPU
             initializer=lambda shape, dtype: ops.convert_to_tensor(order.copy(), dtype),
             trainable=False,
         )

@@ -23,7 +23,8 @@ class Partition(ConstructorConfig, keras.layers.Layer):
     - `masks()`, if the parts keep the shape of x: two arrays that broadcast to one example, 1 where
       a part's elements are and 0 where it must be zero, in the other's place;
     - `build(input_shape)`, if it has weights. They are constants (`add_weight(trainable=False)`): a
-      permutation that it draws, for instance. In a `Repeat` each step draws its own, and
+      permutation that it draws, for instance; integers as int64, as XLA finds none of int32 on a
+      GPU. In a `Repeat` each step draws its own, and
       `step_index` tells `build` which of the steps it is for.
 
     Example: what changes is a random half of the channels.

@@ -17,9 +17,10 @@ class TorchPeer:
 
         torch.manual_seed(0)
         torch.set_num_threads(number_of_cores())
-        torch.set_float32_matmul_precision("high")  # TF32 on GPUs, TensorFlow's default
         self.torch = torch
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        if self.device == "cuda":
+            torch.set_float32_matmul_precision("high")  # TF32, TensorFlow's default
         self.batch = torch.rand(batch_size, *self.shape, device=self.device) - 0.5
         self.model = self.build(depth).to(self.device)
         parameters = [p for p in self.model.parameters() if p.requires_grad]
