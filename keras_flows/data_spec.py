@@ -192,9 +192,10 @@ class DataSpec:
         By default that is 1/2, or 0 where noise is normal.
         """
         values = ops.cast(x, self.dtype)
+        if not self._has_bins:
+            return values
         if not self.is_image:
-            noise = self.vector_columns.only_integers(0.5) if noise is None else noise
-            return values + noise if self.vector_columns.integer_columns else values
+            return values + (self.vector_columns.only_integers(0.5) if noise is None else noise)
         if keras.backend.standardize_dtype(x.dtype) != "uint8":
             values = pixels.assert_pixels(values)
         bins = dequantization.to_bins(values, self.bits)
@@ -211,13 +212,18 @@ class DataSpec:
 
         It is uniform in [0, 1), or normal of `deviation`. None for vectors without.
         """
-        if not (self.is_image or self.vector_columns.integer_columns):
+        if not self._has_bins:
             return None
         if self.deviation is not None:
             noise = dequantization.normal_noise(ops.shape(x), self.dtype, kind, seed, *counters)
             return self.deviation * noise
         noise = dequantization.uniform_noise(ops.shape(x), self.dtype, kind, seed, *counters)
         return noise if self.is_image else self.vector_columns.only_integers(noise)
+
+    @property
+    def _has_bins(self):
+        """Whether some of its values are counted: images' and whole numbers'."""
+        return self.is_image or bool(self.vector_columns.integer_columns)
 
     def spoil_broken(self, x):
         """A batch x with NaN throughout rows that break a rule of `vector_columns`."""
@@ -250,7 +256,7 @@ def _fill_rows(rows, x, value):
 
 def _check_finite(name, values, dtype):
     with np.errstate(over="ignore"):
-        broken = ~np.isfinite(values.astype(dtype))
+        broken = ~np.isfinite(values.astype(dtype, copy=False))
     if broken.any():
         beyond = f" in {dtype}" if np.isfinite(values).all() else ""
         raise ValueError(

@@ -181,8 +181,12 @@ def test_guidance_from_end_to_end(tmp_path, monkeypatch, capsys, data_dir):
     guidance.main()
     shown = capsys.readouterr().out
     assert "| 0 | 10.0% |" in shown and "| 3 | 10.0% |" in shown
+    assert re.search(r"\| digits's test digits \| \d+\.\d% \| [1-9]", shown)
     picture = tf.io.decode_png((tmp_path / "demo" / "guidance.png").read_bytes())
     assert picture.shape == (2 * (16 + 2), 20 * (16 + 2), 1)
+    monkeypatch.setattr(sys, "argv", [*command, "model.keras", "--temperature", "0"])
+    guidance.main()
+    assert "| 3 | 10.0% | 0.0 |" in capsys.readouterr().out
     monkeypatch.setattr(sys, "argv", [*command, "unlabelled.keras"])
     with pytest.raises(SystemExit):
         guidance.main()

@@ -31,7 +31,8 @@ def measure(model, names, depth, batch_size, rounds, dtype="float32"):
             built = worker.read()
             first = built if "missing" in built else worker.call("train_step")
             if "missing" in first:
-                results[name] = first
+                if first["missing"]:
+                    results[name] = first
                 workers.pop(name).stop()
                 if name == "keras_flows":
                     raise SystemExit(f"keras_flows itself: {first['missing']}")

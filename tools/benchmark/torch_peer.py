@@ -84,7 +84,7 @@ def compiled(peer, mode="default"):
         def __init__(self, *arguments):
             super().__init__(*arguments)
             if mode == "reduce-overhead" and self.device == "cpu":
-                raise NotImplementedError("of GPUs alone")
+                raise NotImplementedError  # without a word: no row either
             self.log_likelihoods = self.torch.compile(self.log_likelihoods, mode=mode)
             self.draw = self.torch.compile(self.draw, mode=mode)
 
