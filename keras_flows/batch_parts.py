@@ -48,10 +48,14 @@ def in_parts(function, count, *batches, counters=()):
         return function(*batches)
     losses = []
 
-    @functools.partial(tf.function, autograph=False)  # traced once for all parts
+    # Traced once for all parts. Not inlined, as one thread would then optimize as many copies of it:
+    # each core does its own.
+    @functools.partial(tf.function, autograph=False, experimental_attributes={"_noinline": True})
     def part(start, *batches):
-        offset = ROW * tf.cast(start, tf.int64)
-        here = [(variable, variable + offset * _last(variable)) for variable in counters]
+        here = [
+            (variable, variable + ROW * tf.cast(start, tf.int64) * _last(variable))
+            for variable in counters
+        ]
         with keras.StatelessScope(here, collect_losses=True) as scope:
             results = function(*batches)
         losses.extend(scope.losses)
@@ -63,7 +67,9 @@ def in_parts(function, count, *batches, counters=()):
     for i in range(count):
         first = tf.minimum(i * size, rows)
         start = tf.minimum(first, rows - size)
-        some, after = part(start, *(_rows(batch, start, size) for batch in batches))
+        here = [_rows(batch, start, size) for batch in batches]
+        # A constant would make a function of its own of each part.
+        some, after = part(start if counters else None, *here)
         results.append(tf.nest.map_structure(lambda x, new=first - start: x[new:], some))
         counted.append(after)
     if losses:

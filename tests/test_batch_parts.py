@@ -47,6 +47,27 @@ def test_parts_are_the_whole(rows, count):
     assert sizes == [*of_parts, rows]
 
 
+def test_a_part_is_optimized_by_itself():
+    """Else TensorFlow would optimize a copy of it for each core, one after the other."""
+
+    @tf.function(autograph=False)
+    def gradient(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = in_parts(tf.tanh, 4, x)
+        return tape.gradient(y, x)
+
+    graph = gradient.get_concrete_function(tf.TensorSpec((None, 3))).graph.as_graph_def()
+    calls = [node.attr["f"].func.name for node in graph.node if "PartitionedCall" in node.op]
+    parts = [f for f in graph.library.function if f.signature.name in calls]
+    assert len(calls) == 2 * 4
+    assert sorted(node.op for f in parts for node in f.node_def if "Tanh" in node.op) == [
+        "Tanh",
+        "TanhGrad",
+    ]
+    assert all(f.attr["_noinline"].b for f in parts)
+
+
 @pytest.mark.parametrize("shape", [(7, 5), (6, 2, 3, 2)])
 def test_parts_drop_what_the_whole_does(shape):
     """Whose rows, of 5 and 12 numbers, end within what is drawn at once, four, and with it."""
