@@ -151,8 +151,10 @@ def training(name, recipe, here):
         dataset = recipe.get("dataset") or "A dataset that TFDS does not have"
         which = next((text for start, text in WHICH.items() if dataset.startswith(start)), "")
         return f"{dataset}. {which}`recipe.json` is the training, as flags of `tools/train.py`."
+    unseen = not recipe["validation_split"].startswith(f"{recipe['train_split']}[")
     return (
-        f"Trained on `{recipe['train_split']}` of {recipe['dataset']}, chosen by "
+        f"Trained on `{recipe['train_split']}` of {recipe['dataset']}, "
+        f"{'chosen by' if unseen else 'of which this part was watched:'} "
         f"`{recipe['validation_split']}`; `log.csv` is the course of it. `recipe.json` is the "
         f"whole recipe:\n\n```sh\ntools/train.py --preset {name} --run runs/{name}\n```"
     )

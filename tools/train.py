@@ -71,14 +71,14 @@ def flags():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--run", required=True, type=pathlib.Path, help="folder of this training")
     model = parser.add_mutually_exclusive_group()
-    model.add_argument("--preset", help="name or folder of a preset, its model and its recipe")
+    model.add_argument("--preset", help="name, folder or address of a preset: its model, its recipe")
     model.add_argument("--model", default="Glow", choices=sorted(keras_flows.zoo.__all__))
     parser.add_argument("--arguments", default={}, type=json_object, help="the model's, as JSON")
-    parser.add_argument("--dataset", help="a TFDS name, digits or moons")
+    parser.add_argument("--dataset", help="a TFDS name, or an embedded one, such as digits")
     parser.add_argument("--data_dir", help="where TFDS keeps prepared data")
     parser.add_argument("--train_split", default="train[:95%]")
     parser.add_argument("--validation_split", default="train[95%:]")
-    parser.add_argument("--test_split", default="test", help="for tools/evaluate.py")
+    parser.add_argument("--test_split", default="test", help="of a recipe, for tools/evaluate.py")
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--batch_size", type=int, default=64, help="over all replicas")
     parser.add_argument("--optimizer", default="adam", type=json_or_name, help="name or JSON")
@@ -152,11 +152,14 @@ def settings(options):
 
 
 def depends_on_the_batch(options):
-    """Whether a step computes across rows, as batch normalisation does."""
+    """Whether a step on images computes across rows, as batch normalisation does.
+
+    Vectors are divided among the cores however many threads an operation has.
+    """
     name = options.model
     if options.preset is not None:
         name = presets.read(options.preset, presets.CONFIG)["registered_name"]
-    return name.endswith("RealNVP")
+    return name.endswith(("RealNVP", "NSF"))
 
 
 def train(options, strategy):

@@ -5,7 +5,7 @@ tools/examples/posterior.py --task two_moons
 tools/examples/posterior.py --task slcp --simulations 100000 --epochs 60 --references sbibm
 
 Three tasks of Lueckmann et al. 2021 (arXiv:2101.04653). With `--references`, a folder of TASK.npz
-with `observation_i` and `posterior_i`, samples of the exact posterior, it is told how well a
+with `true_parameters_i`, `observation_i` and `posterior_i`, samples of the exact posterior, it is told how well a
 classifier tells ours from those (C2ST: 0.5 is perfect, 1 is worst).
 """
 
@@ -44,13 +44,14 @@ def main():
     keras.utils.set_random_seed(0)
     OUTPUT.mkdir(exist_ok=True)
     task, rng = TASKS[options.task], np.random.default_rng(0)
+    if options.references:  # before an hour of training, as it may not be there
+        stored = np.load(options.references / f"{options.task}.npz")
     model = fit(task, options.simulations, options.epochs, rng)
 
     # Not trained on, any of these.
     true, observed = task.simulate(5, rng)
     references = []
     if options.references:
-        stored = np.load(options.references / f"{options.task}.npz")
         true, observed, references = (
             [stored[f"{name}_{i}"] for i in range(1, 6)]
             for name in ("true_parameters", "observation", "posterior")
