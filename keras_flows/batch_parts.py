@@ -48,8 +48,8 @@ def in_parts(function, count, *batches, counters=()):
         return function(*batches)
     losses = []
 
-    # Traced once for all parts. Not inlined, as one thread would then optimize as many copies of it:
-    # each core does its own.
+    # Traced once for all parts. Not inlined, or one thread would optimize a copy for each core;
+    # so each core does its own.
     @functools.partial(tf.function, autograph=False, experimental_attributes={"_noinline": True})
     def part(start, *batches):
         here = [

@@ -71,7 +71,7 @@ def flags():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--run", required=True, type=pathlib.Path, help="folder of this training")
     model = parser.add_mutually_exclusive_group()
-    model.add_argument("--preset", help="name, folder or address of a preset: its model, its recipe")
+    model.add_argument("--preset", help="name, folder or address of a preset, with its recipe")
     model.add_argument("--model", default="Glow", choices=sorted(keras_flows.zoo.__all__))
     parser.add_argument("--arguments", default={}, type=json_object, help="the model's, as JSON")
     parser.add_argument("--dataset", help="a TFDS name, or an embedded one, such as digits")

@@ -5,8 +5,8 @@ tools/examples/posterior.py --task two_moons
 tools/examples/posterior.py --task slcp --simulations 100000 --epochs 60 --references sbibm
 
 Three tasks of Lueckmann et al. 2021 (arXiv:2101.04653). With `--references`, a folder of TASK.npz
-with `true_parameters_i`, `observation_i` and `posterior_i`, samples of the exact posterior, it is told how well a
-classifier tells ours from those (C2ST: 0.5 is perfect, 1 is worst).
+with `true_parameters_i`, `observation_i` and `posterior_i`, samples of the exact posterior, it is
+told how well a classifier tells ours from those (C2ST: 0.5 is perfect, 1 is worst).
 """
 
 import argparse
