@@ -125,11 +125,14 @@ def export(make, path):
         loaded=tf.saved_model.load(str(path)),
         requests=requests,
         responses=[{k: np.asarray(v) for k, v in response.items()} for response in responses],
+        # Eagerly, half precision is rounded after each operation; in a graph, where oneDNN has
+        # several in one, less often.
+        tolerance=1e-2 if make is half_precision_vectors else 1e-5,
     )
 
 
-def assert_same(responses, expected):
-    """float32 to 1e-5 and pixels to one bin."""
+def assert_same(responses, expected, tolerance=1e-5):
+    """float32 to the tolerance and pixels to one bin."""
     for response, wanted in zip(responses, expected, strict=True):
         assert response.keys() == wanted.keys()
         for name, value in wanted.items():
@@ -140,7 +143,7 @@ def assert_same(responses, expected):
                 assert difference.max() <= 8 and (difference > 0).mean() < 0.05
             else:
                 assert response[name].dtype == "float32"
-                np.testing.assert_allclose(response[name], value, rtol=1e-5, atol=1e-5)
+                np.testing.assert_allclose(response[name], value, rtol=tolerance, atol=tolerance)
 
 
 # The others take as long again, and differ in their inputs only.
@@ -252,7 +255,7 @@ def test_tensorflow_alone_gives_the_numbers_of_python(exports, tmp_path):
     run_python(textwrap.dedent(program), "responses", input=requests, cwd=tmp_path)
     responses = pickle.loads((tmp_path / "responses").read_bytes())
     for response, item in zip(responses, items, strict=True):
-        assert_same(response, item.responses)
+        assert_same(response, item.responses, item.tolerance)
 
 
 def test_graph_has_neither_python_nor_xla(exported):
@@ -378,7 +381,7 @@ def test_bad_requests_fail_and_change_no_other(exported, answered):
         assert isinstance(response, smr.RunnerError), name
         assert response.code == tf.errors.INVALID_ARGUMENT, (name, response)
     for response in responses[1::2]:
-        assert_same([response], exported.responses[:1])
+        assert_same([response], exported.responses[:1], exported.tolerance)
 
 
 def spoilt_requests(exported):
@@ -443,7 +446,7 @@ def test_four_threads_at_once(rounds, exports, saved_model_runner):
         saved_model_runner, exported.path, requests, 4, rounds, timeout=4 * rounds
     )
     for responses in threads:
-        assert_same(responses[:5], exported.responses)
+        assert_same(responses[:5], exported.responses, exported.tolerance)
         assert all(isinstance(response, smr.RunnerError) for response in responses[5:])
     assert grown < 16 * 1024
 
