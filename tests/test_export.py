@@ -421,6 +421,7 @@ def test_values_have_results_of_their_own_row(exported, answered):
         assert_same(
             [{k: v[others] for k, v in response.items()}],
             [{k: v[others] for k, v in whole.items()}],
+            exported.tolerance,
         )
         if not exported.model.is_image:
             assert all(np.isnan(v[1]).any() for v in response.values()) or "x" in response
@@ -446,7 +447,7 @@ def test_four_threads_at_once(rounds, exports, saved_model_runner):
         saved_model_runner, exported.path, requests, 4, rounds, timeout=4 * rounds
     )
     for responses in threads:
-        assert_same(responses[:5], exported.responses, exported.tolerance)
+        assert_same(responses[:5], exported.responses)
         assert all(isinstance(response, smr.RunnerError) for response in responses[5:])
     assert grown < 16 * 1024
 
