@@ -519,7 +519,8 @@ def test_grpc_client(exported):
         response = PredictResponse(
             outputs={name: tf.make_tensor_proto(value) for name, value in outputs.items()}
         )
-        assert_same([{name: client.parse_response(response, name) for name in outputs}], [wanted])
+        parsed = {name: client.parse_response(response, name) for name in outputs}
+        assert_same([parsed], [wanted], exported.tolerance)
 
 
 @on_images_and_vectors
@@ -544,4 +545,4 @@ def test_rest_client(exported):
             name: np.array(client.parse_response(text, name), value.dtype)
             for name, value in outputs.items()
         }
-        assert_same([parsed], [wanted])
+        assert_same([parsed], [wanted], exported.tolerance)
