@@ -306,7 +306,7 @@ def test_the_next_call_sees_a_change(change):
     finally:
         tf.config.run_functions_eagerly(False)
     # Eagerly, half precision is rounded more often than where oneDNN has several operations in one.
-    tolerance = 1e-3 if change is change_dtype else 1e-5
+    tolerance = 1e-2 if change is change_dtype else 1e-5
     for name in methods:
         np.testing.assert_allclose(after[name], expected[name], rtol=tolerance, err_msg=name)
         unmoved = change is change_prior and name == "decode"
