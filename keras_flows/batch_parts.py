@@ -67,9 +67,9 @@ def in_parts(function, count, *batches, counters=()):
     for i in range(count):
         first = tf.minimum(i * size, rows)
         start = tf.minimum(first, rows - size)
-        here = [_rows(batch, start, size) for batch in batches]
+        some_rows = [_rows(batch, start, size) for batch in batches]
         # A constant would make a function of its own of each part.
-        some, after = part(start if counters else None, *here)
+        some, after = part(start if counters else None, *some_rows)
         results.append(tf.nest.map_structure(lambda x, new=first - start: x[new:], some))
         counted.append(after)
     if losses:

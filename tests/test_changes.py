@@ -305,10 +305,13 @@ def test_the_next_call_sees_a_change(change):
         expected = {name: np.array(method()) for name, method in methods.items()}
     finally:
         tf.config.run_functions_eagerly(False)
+    # Eagerly, half precision is rounded more often than where oneDNN has several operations in one.
+    tolerance = 1e-2 if change is change_dtype else 1e-5
     for name in methods:
-        np.testing.assert_allclose(after[name], expected[name], rtol=1e-5, err_msg=name)
+        np.testing.assert_allclose(after[name], expected[name], tolerance, tolerance, err_msg=name)
+        # The graph from before would give the very same numbers.
         unmoved = change is change_prior and name == "decode"
-        assert np.allclose(after[name], before[name], rtol=3e-5) == unmoved, name
+        assert np.array_equal(after[name], before[name]) == unmoved, name
 
 
 @pytest.mark.slow
