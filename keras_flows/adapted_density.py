@@ -113,6 +113,7 @@ class AdaptedDensity(Density):
         first = first_examples.read(x, y, count, batch_size, None if is_image else self.seed)
         self._check_examples(first, columns)
         self.data_spec.check_variation(first.x, of=x)
+        self.data_spec.condition.check_variation(first.y)
         return first
 
     def _adapt(self, first):

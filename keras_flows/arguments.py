@@ -30,12 +30,16 @@ def first_of(values, broken):
     return f"{values[tuple(place)]!s} at {place}" + f", and {more:,} more" * (more > 0)
 
 
+def is_integer(value):
+    """Whether it is an integer, NumPy's too, and no Boolean."""
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
 def check_integers(minimum, **arguments):
     """Refuses arguments that are not int32 of at least `minimum`, by their names."""
     for name, value in arguments.items():
-        valid = isinstance(value, int | np.integer) and not isinstance(value, bool)
         require(
-            valid and minimum <= value < 2**31,
+            is_integer(value) and minimum <= value < 2**31,
             f"Argument `{name}` must be an integer of at least {minimum} and below 2^31",
             **{name: value},
         )
@@ -52,7 +56,7 @@ def check_input_shape(input_shape):
     """(D,) with D >= 1 or (height, width, channels), all known."""
     shape = tuple(input_shape) if hasattr(input_shape, "__iter__") else ()
     require(
-        len(shape) in (1, 3) and all(isinstance(n, int) and n >= 1 for n in shape),
+        len(shape) in (1, 3) and all(is_integer(n) and n >= 1 for n in shape),
         "Argument `input_shape` must be (D,) or (height, width, channels), positive integers "
         "without the batch",
         input_shape=input_shape,

@@ -7,7 +7,9 @@ a flow. It runs operations that do not depend on each other at once, as those of
 import contextlib
 import contextvars
 import functools
+import math
 import os
+import pathlib
 
 import keras
 import tensorflow as tf
@@ -19,6 +21,8 @@ _divides = contextvars.ContextVar("keras_flows_divides_batches", default=False)
 
 # A counter of batches holds, beside their number, this many times the first row of a part.
 ROW = 2**32
+
+CGROUP = pathlib.Path("/sys/fs/cgroup")  # where Linux tells what a container may use
 
 
 @contextlib.contextmanager
@@ -139,7 +143,15 @@ def _threads(kind):
 
 
 def _number_of_cores():
-    """Those that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count()
+    """Those that this process may use, a container's quota of their time included."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, min(cores, math.ceil(_quota(CGROUP) or cores)))
+
+
+def _quota(cgroup):
+    """How many cores' time a container has, as `docker run --cpus` sets it; None for all."""
+    for names in (["cpu.max"], ["cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"]):  # version 2, 1
+        with contextlib.suppress(OSError):
+            quota, period = " ".join((cgroup / name).read_text() for name in names).split()
+            return None if quota in ("max", "-1") else int(quota) / int(period)
+    return None

@@ -6,9 +6,12 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from keras_flows.arguments import require
+from keras_flows.arguments import is_integer, require
 
 BOUNDS_RULE = "Data must lie within `bounds`."
+
+# How far apart floats may be, in deviations of what they are to tell apart.
+COARSEST = 0.01
 
 
 def make_columns(input_shape, bounds, integer_columns, dtype):
@@ -107,6 +110,8 @@ class Columns:
                 "Each feature must vary, else it has no density: leave it out, or give more rows. "
                 f"Received: {named}{' and more' * (len(constant) > 10)}"
             )
+        is_bounded = np.isfinite(self.low)
+        check_resolution(rows, self.dtype.name, "Each feature", self.is_integer, is_bounded)
 
     # Whole numbers.
 
@@ -145,6 +150,32 @@ class Columns:
         )
 
 
+def check_resolution(rows, dtype, name, is_integer=False, is_bounded=False):
+    """Refuses features, (rows, D), of which `dtype` has too few numbers to tell how they vary.
+
+    What does not vary is let pass, and so are whole numbers that the dtype holds all. Where bounds
+    give the scale, no variance need be in its range.
+    """
+    rows, info = np.asarray(rows, "float64"), np.finfo(dtype)
+    largest = abs(rows).max(axis=0)
+    is_whole = (rows == np.floor(rows)).all(axis=0) & (largest <= 2 / info.eps)
+    with np.errstate(over="ignore", invalid="ignore"):
+        variance = rows.var(axis=0)
+        apart = np.spacing(largest.astype(dtype)).astype("float64")
+        coarse = ~is_whole & ~(apart < COARSEST * np.sqrt(variance))
+        beyond = ~((variance >= info.tiny) & (len(rows) * variance < info.max))
+    lost = (coarse | beyond & ~is_bounded) & (rows != rows[:1]).any(axis=0) & ~is_integer
+    if lost.any():
+        i = np.flatnonzero(lost)[0]
+        raise ValueError(
+            f"{name} must have a deviation of at least {1 / COARSEST:.0f} times the distance "
+            f"between numbers of {info.dtype}, with a square: subtract an offset, as of times, "
+            'change the unit, mend values that stand for none, or take dtype="float64". '
+            f"Received: feature {i} of deviation {variance[i] ** 0.5:.3g}, where numbers are "
+            f"{apart[i]:.3g} apart, up to {largest[i]:.6g}{', and more' * bool(lost.sum() > 1)}"
+        )
+
+
 def _as_pairs(bounds, size):
     """For each feature [low, high], floats that a config can hold, or None."""
     if bounds is None:
@@ -180,7 +211,7 @@ def _as_indices(columns, size):
     if columns is None:
         return None
     given = list(columns) if isinstance(columns, list | tuple | np.ndarray) else [None]
-    valid = all(isinstance(i, int | np.integer) and not isinstance(i, bool) for i in given)
+    valid = all(is_integer(i) for i in given)
     require(
         valid and len({*given}) == len(given) and all(0 <= i < size for i in given),
         f"Argument `integer_columns` must be a list of different integers in 0..{size - 1}",

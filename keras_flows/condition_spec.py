@@ -4,7 +4,8 @@ import numpy as np
 import tensorflow as tf
 
 from keras_flows import data_frames
-from keras_flows.arguments import check_integers, first_of, require
+from keras_flows.arguments import check_integers, first_of, is_integer, require
+from keras_flows.columns import check_resolution
 from keras_flows.static_shape import of_shape
 
 
@@ -51,6 +52,9 @@ class NoCondition:
 
     check_spec = check
 
+    def check_variation(self, rows):
+        pass
+
     def for_samples(self, count, condition):
         return self.check(condition)
 
@@ -77,7 +81,7 @@ class ConditionSpec:
 
     def array(self, condition, columns=None):
         """The condition, or the numbers of a data frame, whose columns must be those, if known."""
-        return data_frames.plain(condition)
+        return data_frames.plain(condition, "condition")
 
     def check_source(self, condition=None):
         """Shape and dtype of what fit and the like got, or of its TensorSpec; nothing is read."""
@@ -102,6 +106,9 @@ class ConditionSpec:
                 f"`condition` must have one row for each of {count} examples. Received: {given}"
             )
         return condition
+
+    def check_variation(self, rows):
+        """Refuses rows of which no scale can be learned."""
 
     def for_samples(self, count, condition):
         """`check` of as many rows, or of one, that may come without an axis for it."""
@@ -130,9 +137,9 @@ class ClassLabels(ConditionSpec):
 
     def __init__(self, num_classes, takes_no_label=False):
         check_integers(1, num_classes=num_classes)
-        self.num_classes = num_classes
+        self.num_classes = int(num_classes)
         self.takes_no_label = takes_no_label
-        self.argument = f"{num_classes=}"
+        self.argument = f"num_classes={self.num_classes}"
         none = ", or -1 for no label" if takes_no_label else ""
         self.rule = f"`condition` must be in 0..{num_classes - 1}{none}, as {self.argument}."
 
@@ -154,11 +161,13 @@ class ClassLabels(ConditionSpec):
 
     def are_broken(self, labels):
         """Which rows break the rule, (batch,)."""
-        first = -1 if self.takes_no_label else 0
+        first = -1 if self.takes_no_label and not labels.dtype.is_unsigned else 0
+        labels = tf.cast(labels, tf.int64)  # a dtype may have neither -1 nor num_classes
         return (labels < first) | (labels >= self.num_classes)
 
     def _flat(self, labels):
-        return labels[:, 0] if labels.shape.rank == 2 else labels
+        # Traced for both ranks that `check_spec` lets pass, TensorFlow tells none.
+        return labels if labels.shape.rank == 1 else tf.reshape(labels, [-1])
 
     def _check_values(self, labels):
         bad = self.is_broken(labels)
@@ -179,7 +188,7 @@ class Features(ConditionSpec):
     def __init__(self, shape, dtype):
         sizes = tuple(shape) if hasattr(shape, "__iter__") else ()
         require(
-            sizes and all(isinstance(n, int | np.integer) and n >= 1 for n in sizes),
+            sizes and all(is_integer(n) and n >= 1 for n in sizes),
             "Argument `condition_shape` must be a tuple of positive integers, without the batch",
             condition_shape=shape,
         )
@@ -211,6 +220,10 @@ class Features(ConditionSpec):
             )
         if not (dtype.is_floating or dtype.is_integer):
             raise TypeError(f"`condition` must be floating-point. Received: dtype {dtype.name}")
+
+    def check_variation(self, rows):
+        if self.is_vector:
+            check_resolution(rows, self.dtype, "Each feature of `condition`")
 
     def are_broken(self, condition):
         """Which rows break the rule, (batch,)."""

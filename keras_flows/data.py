@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from keras_flows.arguments import require
+from keras_flows.arguments import is_integer, require
 
 _MEMORY_LIMIT = 2 * 2**30  # bytes of decoded examples, for the cache and for the shuffle buffer
 _NETWORK_TIMEOUT = 5  # seconds
@@ -61,9 +61,9 @@ def load(name, *, split, batch_size, data_dir=None, labels=False, seed=None):
     """
     import tensorflow_datasets as tfds  # not with the package: it takes seconds
 
-    valid = _is_integer(batch_size) and batch_size >= 1
+    valid = is_integer(batch_size) and batch_size >= 1
     _expect(valid, "a positive integer", batch_size=batch_size)
-    _expect(seed is None or _is_integer(seed), "an integer or None", seed=seed)
+    _expect(seed is None or is_integer(seed), "an integer or None", seed=seed)
     if data_dir is not None:
         valid = isinstance(data_dir, str | os.PathLike)
         valid = valid and tf.io.gfile.isdir(os.path.expanduser(data_dir))
@@ -139,10 +139,6 @@ def _shuffled(data, buffer_size, seed):
 def _expect(valid, rule, **argument):
     (name,) = argument
     require(valid, f"Received an invalid value for argument `{name}`, expected {rule}", **argument)
-
-
-def _is_integer(value):
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _is_array(spec, rank, dtype):

@@ -21,7 +21,7 @@ def to_array(x, dtype, expected=None, what="data"):
         TypeError: for a column that holds no numbers.
     """
     if not _is_frame(x):
-        return plain(x)
+        return plain(x, what)
     names = column_names(x)
     require(
         None in (names, expected) or names == expected,
@@ -42,8 +42,17 @@ def to_array(x, dtype, expected=None, what="data"):
     return values.astype(dtype)
 
 
-def plain(x):
-    """A data frame or a column of one, whose dtype may be none of NumPy's, as an array."""
+def plain(x, what="data"):
+    """A data frame or a column of one, whose dtype may be none of NumPy's, as an array.
+
+    Raises:
+        ValueError: for an array some of whose values are masked, which nothing here passes over.
+    """
+    if np.ma.is_masked(x):
+        raise ValueError(
+            f"{what.capitalize()} must have no masked values: leave out their rows, by "
+            f"`np.ma.compress_rows(x)`, or fill them in. Received: {np.ma.count_masked(x)} of them"
+        )
     return x.to_numpy() if hasattr(x, "to_numpy") else x
 
 

@@ -69,15 +69,20 @@ def replica_id():
 def channel_moments(x, otherwise=None):
     """Mean and variance of each channel (last axis), each of shape (channels,).
 
-    Sums and counts are reduced, not means, so that replicas may hold different numbers of examples;
-    and the variance in a second pass, so that nothing cancels. A single cell has no variance: then
-    they are `otherwise`, if given, such as the running averages of batch normalisation.
+    Sums and counts are reduced, not means, so that replicas may hold different numbers of examples.
+    A second pass, about that mean, gives the variance, so that nothing cancels, and corrects the
+    mean: a sum of values far from 0 is rounded by more than they vary. A single cell has no
+    variance: then they are `otherwise`, if given, such as the running averages of batch
+    normalisation.
     """
     axes = list(range(len(x.shape) - 1))
     cells = ops.cast(ops.shape(x)[0] * math.prod(x.shape[1:-1]), x.dtype)
-    sums = global_sum(tf.concat([ops.sum(x, axis=axes), [cells]], axis=0))  # in one exchange
-    mean, count = sums[:-1] / sums[-1], sums[-1]
-    variance = global_sum(ops.sum(ops.square(x - mean), axis=axes)) / count
+    total = global_sum(tf.concat([ops.sum(x, axis=axes), [cells]], axis=0))  # in one exchange
+    mean, count = total[:-1] / total[-1], total[-1]
+    x = x - mean
+    sums = global_sum(tf.stack([ops.sum(each, axis=axes) for each in (x, ops.square(x))]))
+    off, square = tf.unstack(sums / count)
+    mean, variance = mean + off, ops.maximum(square - ops.square(off), 0)
     if otherwise is None:
         return mean, variance
     several = count > 1

@@ -91,12 +91,21 @@ class OwnMoments:
 
 def apply_reduced_gradients(optimizer, gradients, weights):
     """`optimizer.apply` of gradients that are sums over all replicas already."""
-    inner = optimizer
-    while hasattr(inner, "inner_optimizer"):
-        inner = inner.inner_optimizer
     # Keras would clip each replica's gradients, look for infinities in them, and sum last.
+    inner = _innermost(optimizer)
     inner._all_reduce_sum_gradients = lambda gradients_and_weights: gradients_and_weights
     optimizer.apply(gradients, weights)
+
+
+def batches_trained_on(optimizer):
+    """How many batches `optimizer` has had: if it accumulates gradients, not its `iterations`."""
+    return _innermost(optimizer)._iterations
+
+
+def _innermost(optimizer):
+    while hasattr(optimizer, "inner_optimizer"):
+        optimizer = optimizer.inner_optimizer
+    return optimizer
 
 
 def separate_collectives(strategy):

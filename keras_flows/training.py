@@ -88,6 +88,7 @@ class LikelihoodTraining(DistributedModel):
             validation = kwargs["validation_data"] = self._arrays(*validation[:2], columns)
             self.data_spec.condition.check_source(validation[1])
         self.data_spec.check_source(*validation[:2])
+        self._check_precision(x, y, *validation[:2])
         self._check_strategy()
         if self._adapted.numpy():
             first = first_examples.read(x, y, 1, batch_size)
@@ -117,6 +118,7 @@ class LikelihoodTraining(DistributedModel):
         self._check_adapted("evaluate")
         x, y = self._arrays(x, y)
         self.data_spec.check_source(x, y)
+        self._check_precision(x, y)
         return super().evaluate(x, y, *args, **kwargs)
 
     def evaluate_bound(self, x=None, y=None, *, num_samples, **kwargs):
@@ -154,6 +156,7 @@ class LikelihoodTraining(DistributedModel):
         self._check_adapted("predict")
         x = self.data_spec.array(x)
         self.data_spec.check_source(x)
+        self._check_precision(x)
         return super().predict(x, *args, **kwargs)
 
     def train_on_batch(self, x, y=None, *args, **kwargs):
@@ -188,7 +191,8 @@ class LikelihoodTraining(DistributedModel):
 
     def _update(self, data):
         with tf.GradientTape() as tape:
-            loss = self._step(data, dequantization.FIT, self.optimizer.iterations, training=True)
+            batches = private.batches_trained_on(self.optimizer)
+            loss = self._step(data, dequantization.FIT, batches, training=True)
             loss = self.optimizer.scale_loss(loss)
         gradients = tape.gradient(loss, self.trainable_weights)
         self.apply_gradients(gradients)
@@ -214,6 +218,19 @@ class LikelihoodTraining(DistributedModel):
     def training_condition(self, condition, iteration):
         """What a subclass makes of a batch's condition in fit, a function of the iteration."""
         return condition
+
+    def _check_precision(self, *arrays):
+        """Refuses those that Keras would round before a model of more precision sees them."""
+        floatx = keras.config.floatx()
+        for array in arrays:
+            if str(getattr(array, "dtype", "")) == self.data_spec.dtype == "float64" != floatx:
+                raise ValueError(
+                    'A model of dtype="float64" must be given data in its precision, and Keras '
+                    f"rounds arrays to its `floatx`, {floatx}: call "
+                    '`keras.config.set_floatx("float64")` before, or pass a tf.data.Dataset, such '
+                    "as `tf.data.Dataset.from_tensor_slices(x).batch(64)`. Received: an array of "
+                    "float64"
+                )
 
     def _step(self, data, kind, counter, training):
         """Updates the metrics and returns this replica's share of the loss, in nats per example."""

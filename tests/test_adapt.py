@@ -106,3 +106,62 @@ def test_resized_images_are_told_to_be_rounded(eager):
     images = np.full((4, 4, 4, 1), 17.25, "float32")
     with pytest.raises(ValueError, match=r"in \[17.25, 17.25\]. Resized .*tf.round"):
         zoo.NICE((4, 4, 1), depth=1, width=2).log_prob(images)
+
+
+@pytest.mark.parametrize(("offset", "deviation"), [(1e6, 10), (1e7, 200), (1.7e9, 25_000)])
+@pytest.mark.parametrize("kind", [layers.Standardize, layers.ActNorm])
+def test_what_is_far_from_0_is_scaled_by_its_own_deviation(kind, offset, deviation):
+    """Whose sum float32 rounds by more than that."""
+    x = offset + deviation * np.random.default_rng(0).normal(size=(10_000, 1))
+    layer = kind()
+    layer.adapt(x)
+    z = layer(x).numpy().astype("float64")
+    assert abs(z.mean()) < 0.02 and abs(z.std() - 1) < 0.02
+
+
+FAR = 1.7e9 + np.random.default_rng(1).normal(0, 300, (600, 1))  # float32 has every 128th second
+LOST = {
+    "time": FAR,
+    "a stand-in": np.where(np.arange(600) == 7, 1e20, ROWS[:, 0])[:, None],
+    "tiny": 1e-30 * ROWS[:, :1].astype("float64"),
+}
+
+
+@pytest.mark.parametrize("values", LOST.values(), ids=LOST)
+def test_features_that_float32_does_not_tell_apart_are_refused(values):
+    x = np.concatenate([ROWS[:, :2], values], axis=1)
+    model = zoo.NSF((3,), depth=1, width=4)
+    of_a_condition = zoo.NSF((2,), depth=1, width=4, condition_shape=(3,))
+    for each in (model, of_a_condition):
+        each.compile()
+    for refused in (
+        lambda: model.fit(x, verbose=0),
+        lambda: model.fit(tf.data.Dataset.from_tensor_slices(x).batch(64), verbose=0),
+        lambda: of_a_condition.adapt(ROWS[:, :2], x),
+    ):
+        with pytest.raises(ValueError, match="must have a deviation of at least 100 .*feature 2"):
+            refused()
+    keras.config.set_floatx("float64")
+    try:
+        precise = zoo.NSF((3,), depth=1, width=4, dtype="float64")
+        precise.adapt(x)
+        assert np.isfinite(precise.log_prob(x)).all()
+    finally:
+        keras.config.set_floatx("float32")
+
+
+@pytest.mark.parametrize(
+    ("options", "values"),
+    [
+        ({}, 738_000 + np.arange(600) % 9),  # days, all of which float32 has
+        ({}, 1e6 + ROWS[:, 0] * 10),
+        ({"integer_columns": [2]}, 2**21 + np.arange(600) % 3),
+        ({"bounds": [None, None, (-3e38, -3e37)]}, -1.5e38 + 1e37 * ROWS[:, 0]),
+        ({"integer_columns": [2]}, np.full(600, 2020)),
+    ],
+)
+def test_features_that_float32_tells_apart_are_not_refused(options, values):
+    x = np.column_stack([ROWS[:, :2], values])
+    model = zoo.NSF((3,), depth=1, width=4, **options)
+    model.adapt(x)
+    assert np.isfinite(model.log_prob(x)).all()

@@ -234,6 +234,29 @@ def test_columns_of_vectors(bounds, integer_columns, words, received):
         )
 
 
+@pytest.mark.parametrize(
+    ("make", "shape", "more"),
+    [
+        (zoo.NICE, (4, 4, 2), {"num_hidden": 1}),
+        (zoo.RealNVP, (4, 4, 2), {"levels": 2, "num_blocks": 1}),
+        (zoo.RealNVP, (3,), {"num_blocks": 1}),
+        (zoo.Glow, (4, 4, 2), {"levels": 1}),
+        (zoo.NSF, (3,), {"num_blocks": 1, "bins": 4}),
+        (zoo.Jet, (4, 4, 2), {"patch_size": 2, "num_blocks": 1, "num_heads": 2}),
+        (zoo.TarFlow, (4, 4, 2), {"patch_size": 2, "num_layers": 1, "num_heads": 2}),
+    ],
+)
+def test_integers_may_be_numpy_s(make, shape, more, tmp_path):
+    """As the shapes and the largest labels of arrays are, and what a search draws."""
+    integers = {"depth": 2, "width": 4, "num_classes": 3, "seed": 0, "adapt_examples": 8, **more}
+    integers = {name: np.int64(value) for name, value in integers.items()}
+    model = make(tuple(np.int64(shape)), **integers)
+    plain = make(shape, **{name: int(value) for name, value in integers.items()})
+    assert [w.shape for w in model.weights] == [w.shape for w in plain.weights]
+    model.save(tmp_path / "model.keras")
+    assert same_weights(keras.models.load_model(tmp_path / "model.keras"), model)
+
+
 def test_unknown_options():
     with pytest.raises(ValueError, match="(?s)Glow.*'wdth': 3"):
         zoo.Glow((3,), wdth=3)
@@ -346,6 +369,49 @@ CHECK_VALUES = [name for name in METHODS if name != "evaluate"]
 def test_shapes_and_dtypes_of_data(method, x, kind, received, image_flow):
     words = {ValueError: "in batches of shape (batch, 2, 2, 1)", TypeError: "must be uint8 images"}
     fails(lambda: getattr(image_flow, method)(x), kind, words[kind], received)
+
+
+@pytest.mark.parametrize("method", [*sorted({*METHODS} - {"__call__"}), "train_on_batch"])
+def test_masked_values(method, vector_flow):
+    masked = np.ma.masked_equal(VECTORS, 0)
+    fails(lambda: getattr(vector_flow, method)(masked), ValueError, "no masked values", "1 of them")
+    vector_flow.log_prob(np.ma.masked_equal(VECTORS, 77))  # none is
+
+
+def test_masked_conditions():
+    model = zoo.NICE((3,), depth=1, width=4, condition_shape=(3,))
+    model.compile()
+    model.adapt(VECTORS, VECTORS)
+    masked = np.ma.masked_equal(VECTORS, 0)
+    for refused in (
+        lambda: model.fit(VECTORS, masked, verbose=0),
+        lambda: model.log_prob(VECTORS, condition=masked),
+    ):
+        fails(refused, ValueError, "Condition must have no masked values", "1 of them")
+
+
+def test_arrays_that_keras_would_round():
+    model = zoo.NICE((3,), depth=1, width=4, dtype="float64", condition_shape=(3,))
+    model.compile(run_eagerly=True)
+    x, rounded = VECTORS / np.float64(3), VECTORS
+    model.adapt(x, x)
+    for refused in (
+        lambda: model.fit(x, rounded, verbose=0),
+        lambda: model.fit(rounded, x, verbose=0),
+        lambda: model.fit(rounded, rounded, validation_data=(x, rounded), verbose=0),
+        lambda: model.evaluate(x, rounded, verbose=0),
+    ):
+        fails(refused, ValueError, "Keras rounds arrays to its `floatx`, float32", "float64")
+    model.fit(dataset(x, x), verbose=0)
+    expected = -np.mean(model.log_prob(x, condition=x))
+    assert model.evaluate(dataset(x, x), verbose=0)[0] == pytest.approx(expected, rel=1e-7)
+    keras.config.set_floatx("float64")
+    try:
+        model.fit(x, x, verbose=0)
+        expected = -np.mean(model.log_prob(x, condition=x))
+        assert model.evaluate(x, x, verbose=0)[0] == pytest.approx(expected, rel=1e-7)
+    finally:
+        keras.config.set_floatx("float32")
 
 
 @pytest.mark.parametrize("method", ["predict", "evaluate", "adapt", "fit"])
@@ -635,6 +701,34 @@ def test_labels(labels, words, received, class_flow):
         ]
     for call in calls:
         fails(call, ValueError, words, received)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "uint16", "int32", "int64", "uint64"])
+@pytest.mark.parametrize("make", [zoo.TarFlow, zoo.NICE], ids=lambda make: make.__name__)
+def test_labels_of_every_integer(make, dtype):
+    small = {"depth": 1, "width": 4, "num_classes": 3}
+    model = make((2, 2, 1), **small)
+    model.compile(run_eagerly=True)
+    labels = LABELS.astype(dtype)
+    model.fit(IMAGES, labels, verbose=0)
+    model.fit(dataset(IMAGES, labels), verbose=0)
+    np.testing.assert_array_equal(
+        model.log_prob(IMAGES, condition=labels), model.log_prob(IMAGES, condition=LABELS)
+    )
+    largest = np.full(4, np.iinfo(dtype).max, dtype)
+    fails(lambda: model.log_prob(IMAGES, condition=largest), ValueError, "in 0..2", largest[0])
+
+
+def test_labels_of_either_rank_in_turn():
+    model = Flow(layers.LearnedPrior(num_classes=3), (3,), num_classes=3)
+    model.compile(keras.optimizers.SGD(0.0))
+    losses = [
+        method(VECTORS, labels, verbose=0)
+        for method in (model.evaluate, lambda *args, **kw: model.fit(*args, **kw).history["loss"])
+        for labels in (LABELS, LABELS[:, None], LABELS)
+    ]
+    for loss in losses:
+        assert np.ravel(loss)[0] == pytest.approx(np.ravel(losses[0])[0], rel=1e-6)
 
 
 def test_labels_are_checked_in_graphs():

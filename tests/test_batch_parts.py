@@ -231,3 +231,24 @@ def test_losses_of_layers_are_those_of_the_whole_batch(cores, monkeypatch):
     parts = losses()
     monkeypatch.setattr(batch_parts, "_number_of_cores", lambda: 1)
     np.testing.assert_allclose(parts, losses(), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("files", "cores"),
+    [
+        ({}, 3),
+        ({"cpu.max": "max 100000"}, 3),
+        ({"cpu.max": "150000 100000"}, 2),
+        ({"cpu.max": "20000 100000"}, 1),
+        ({"cpu.max": "900000 100000"}, 3),
+        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, 3),
+        ({"cpu/cpu.cfs_quota_us": "50000", "cpu/cpu.cfs_period_us": "50000"}, 1),
+    ],
+)
+def test_a_container_has_the_cores_of_its_quota(files, cores, tmp_path, monkeypatch):
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text + "\n")
+    monkeypatch.setattr(batch_parts, "CGROUP", tmp_path)
+    monkeypatch.setattr(batch_parts.os, "sched_getaffinity", lambda _: {0, 4, 5}, raising=False)
+    assert batch_parts._number_of_cores() == cores

@@ -227,6 +227,11 @@ def test_noise_is_a_function_of_the_seed_and_the_iteration(eager):
     np.testing.assert_array_equal(noise(seed=0), first)
     assert not np.isin(noise(seed=1), first).any()
 
+    accumulating = spied_flow()
+    accumulating.compile(keras.optimizers.Adam(gradient_accumulation_steps=4), run_eagerly=True)
+    within_an_update = seen_during(accumulating, accumulating.fit, batches, epochs=2, verbose=0)
+    np.testing.assert_array_equal(within_an_update, first)
+
     model = spied_flow()
     first, again = (seen_during(model, model.evaluate, batches, verbose=0) for _ in range(2))
     np.testing.assert_array_equal(first, again)

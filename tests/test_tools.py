@@ -105,7 +105,7 @@ def test_train_refuses_a_folder_with_other_settings(tool, trained, data_dir, pre
     before = {path: path.stat().st_mtime_ns for path in trained.iterdir()}
     with pytest.raises(SystemExit):
         train(tool, trained, data_dir, preset, "--seed", 7)
-    assert "other settings" in capsys.readouterr().err
+    assert "a training with other settings: of ['seed']" in capsys.readouterr().err
     assert before == {path: path.stat().st_mtime_ns for path in trained.iterdir()}
 
 
@@ -118,7 +118,7 @@ def test_train_refuses_a_folder_with_another_architecture(tool, trained, data_di
             train(tool, trained, data_dir, preset)
     finally:
         (preset / "config.json").write_text(config)
-    assert "other settings" in capsys.readouterr().err
+    assert "a training with other settings: of ['config']" in capsys.readouterr().err
     assert contents(trained) == before
 
 
@@ -180,17 +180,65 @@ def test_train_validates_and_keeps_the_average(tool, trained, tmp_path, data_dir
     assert loss == pytest.approx(min(validated(tmp_path / "run")), rel=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--arguments", '{"seed": 1, "depth": 2}'], "--arguments takes no ['seed']"),
+        (
+            ["--optimizer", '{"class_name": "SGD", "config": {"learning_rate": 1.0}}'],
+            "--optimizer takes no ['learning_rate']",
+        ),
+    ],
+)
+def test_train_takes_no_setting_twice(flags, words, tool, tmp_path, data_dir, capsys):
+    with pytest.raises(SystemExit):
+        tool(
+            "train",
+            "--run",
+            tmp_path / "run",
+            "--data_dir",
+            data_dir,
+            "--dataset",
+            "digits",
+            *flags,
+        )
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_weights_that_are_lost_replace_none(tool, tmp_path, data_dir, preset, monkeypatch):
+    """Neither the best model nor the backup: the training can be looked at, and resumed."""
+    run = tmp_path / "run"
+    train(tool, run, data_dir, preset, "--epochs", 1, "--decay", "none")
+    kept = contents(run)
+    settings = json.loads((run / "settings.json").read_text())
+    (run / "settings.json").write_text(json.dumps({**settings, "epochs": 2}))
+
+    class Spoil(keras.callbacks.CSVLogger):
+        def on_train_batch_begin(self, batch, logs=None):
+            weight = self.model.trainable_weights[0]
+            weight.assign(weight * np.nan)
+
+    monkeypatch.setattr(keras.callbacks, "CSVLogger", Spoil)
+    with pytest.raises(SystemExit, match=r"epoch 2 is not finite from batch 1 on; the best model"):
+        train(tool, run, data_dir, preset, "--epochs", 2, "--decay", "none")
+    after = contents(run)
+    assert after.pop(run / "settings.json") and kept.pop(run / "settings.json")
+    assert after == kept
+
+
 @pytest.mark.slow  # the same of killed workers is in test_distribute.py
 def test_stopped_training_ends_as_if_it_had_not_been(
     tool, trained, tmp_path, data_dir, preset, monkeypatch
 ):
-    class Stop(keras.callbacks.TerminateOnNaN):
+    class Stop(keras.callbacks.ModelCheckpoint):
         def on_train_batch_begin(self, batch, logs=None):
             if self.model.optimizer.iterations.numpy() == 3:  # in the second of two epochs
                 raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(keras.callbacks, "TerminateOnNaN", Stop)
+        patch.setattr(keras.callbacks, "ModelCheckpoint", Stop)
         with pytest.raises(KeyboardInterrupt):
             train(tool, tmp_path / "run", data_dir, preset)
     train(tool, tmp_path / "run", data_dir, preset)
@@ -202,7 +250,9 @@ def test_stopped_training_ends_as_if_it_had_not_been(
     [
         ({"epoch": 2}, "['epoch']"),
         ({"decay": "linear"}, "invalid choice: 'linear'"),
-        ({"epochs": 2.5}, "invalid int value: '2.5'"),
+        ({"epochs": 2.5}, "invalid positive_int value: '2.5'"),
+        ({"epochs": 0}, "invalid positive_int value: '0'"),
+        ({"learning_rate": -0.1}, "invalid positive_float value: '-0.1'"),
         ({"workers": 2}, "['workers']"),  # each of which would start two
         ({"model": "NICE", "arguments": {}}, "['arguments', 'model']"),
     ],

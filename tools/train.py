@@ -79,14 +79,14 @@ def flags():
     parser.add_argument("--train_split", default="train[:95%]")
     parser.add_argument("--validation_split", default="train[95%:]")
     parser.add_argument("--test_split", default="test", help="of a recipe, for tools/evaluate.py")
-    parser.add_argument("--epochs", type=int, default=10)
-    parser.add_argument("--batch_size", type=int, default=64, help="over all replicas")
+    parser.add_argument("--epochs", type=positive_int, default=10)
+    parser.add_argument("--batch_size", type=positive_int, default=64, help="over all replicas")
     parser.add_argument("--optimizer", default="adam", type=json_or_name, help="name or JSON")
-    parser.add_argument("--learning_rate", type=float, default=1e-3, help="at its peak")
+    parser.add_argument("--learning_rate", type=positive_float, default=1e-3, help="at its peak")
     parser.add_argument("--warmup_epochs", type=float, help="by default a tenth of all")
     parser.add_argument("--decay", default="cosine", choices=("cosine", "none"))
     parser.add_argument("--average", type=float, help="momentum of an average of the weights")
-    parser.add_argument("--clip", type=float, help="the gradients' global norm, per example")
+    parser.add_argument("--clip", type=positive_float, help="of the gradients' global norm")
     parser.add_argument(
         "--augmentation", default={}, type=json_object, help="JSON; see augmentation.py"
     )
@@ -120,6 +120,13 @@ def parse(parser, arguments):
         options = parser.parse_args([*recipe_flags, *arguments])
     if options.dataset is None:
         parser.error("one of --dataset and --preset is needed")
+    own = {"input_shape", "seed", "dtype"} & options.arguments.keys()
+    if own:
+        parser.error(f"--arguments takes no {sorted(own)}: the data and flags give them")
+    if isinstance(options.optimizer, dict):
+        own = {"learning_rate", "global_clipnorm"} & options.optimizer.get("config", {}).keys()
+        if own:
+            parser.error(f"--optimizer takes no {sorted(own)}: --learning_rate and --clip do")
     return options
 
 
@@ -137,8 +144,12 @@ def check_run(parser, options):
     """Refuses a folder that holds a training with other settings, or what is no training."""
     recorded = options.run / SETTINGS
     if recorded.exists():
-        if json.loads(recorded.read_text()) != settings(options):
-            parser.error(f"{options.run} holds a training with other settings: {recorded}")
+        theirs, ours = json.loads(recorded.read_text()), settings(options)
+        others = sorted(
+            name for name in theirs | ours if theirs.get(name, ...) != ours.get(name, ...)
+        )
+        if others:
+            parser.error(f"{recorded} is of a training with other settings: of {others}")
     elif any(path.name[0] != "." for path in options.run.glob("*")):  # half a file may be hidden
         parser.error(f"{options.run} holds what is no training of this tool: no {SETTINGS}")
 
@@ -208,7 +219,8 @@ def train(options, strategy):
         callbacks=[
             Seconds(),
             *([average] if average else []),  # by which the model is validated
-            # These two before the backup: if it is stopped in between, the epoch comes again.
+            # These before the backup: if it is stopped in between, the epoch comes again.
+            FiniteLoss(options.run),
             BestModel(
                 average,
                 options.run / "model.keras",
@@ -222,7 +234,6 @@ def train(options, strategy):
             keras.callbacks.BackupAndRestore(
                 options.run / "backup", double_checkpoint=True, delete_checkpoint=False
             ),
-            keras.callbacks.TerminateOnNaN(),
         ],
     )
 
@@ -254,6 +265,33 @@ class Seconds(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         logs["seconds"] = time.monotonic() - self.start[0]
         logs["cpu_seconds"] = time.process_time() - self.start[1]
+
+
+class FiniteLoss(keras.callbacks.Callback):
+    """Ends the program, with an error, before weights that are lost replace those of the backup."""
+
+    def __init__(self, run):
+        super().__init__()
+        self.run = run
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch = epoch
+
+    def on_train_batch_end(self, batch, logs=None):
+        if not math.isfinite(logs["loss"]):
+            self.end(f"batch {batch + 1}")
+
+    def on_epoch_end(self, epoch, logs=None):
+        if math.isnan(logs["val_loss"]):  # the last batch spoiled them
+            self.end("its validation")
+
+    def end(self, where):
+        best = self.run / "model.keras"
+        kept = f"the best model until then is {best}" if best.exists() else "no model was saved"
+        sys.exit(
+            f"The loss of epoch {self.epoch + 1} is not finite from {where} on; {kept}. Train in "
+            "another folder, with a lower --learning_rate or with --clip."
+        )
 
 
 class Log(keras.callbacks.CSVLogger):
@@ -304,6 +342,20 @@ def json_object(text):
 
 def json_or_name(text):
     return json.loads(text) if text.startswith("{") else text
+
+
+def positive_int(text):
+    return positive(int(text))
+
+
+def positive_float(text):
+    return positive(float(text))
+
+
+def positive(value):
+    if not 0 < value < math.inf:
+        raise ValueError(value)
+    return value
 
 
 def logged(log):

@@ -5,7 +5,7 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from keras_flows.arguments import check_one_of, require
+from keras_flows.arguments import check_one_of, is_integer, require
 from keras_flows.bijection import Bijection, constant_log_det, sum_over_event
 from keras_flows.guidance import current_guidance
 from keras_flows.layers.affine_coupling import shift_and_scale
@@ -67,8 +67,7 @@ class CausalAffine(Bijection):
         )
         sizes = condition_shape if hasattr(condition_shape, "__len__") else (condition_shape,)
         require(
-            condition_shape is None
-            or (len(sizes) == 1 and isinstance(sizes[0], int) and sizes[0] >= 1),
+            condition_shape is None or (len(sizes) == 1 and is_integer(sizes[0]) and sizes[0] >= 1),
             "Argument `condition_shape` must be (n,), without the batch. Of others, let a "
             "`condition_network` make features (batch, n), as `keras.layers.Flatten` does",
             condition_shape=condition_shape,

@@ -5,7 +5,7 @@ import inspect
 import tensorflow as tf
 from keras import ops
 
-from keras_flows.arguments import require
+from keras_flows.arguments import is_integer, require
 
 
 class Conditioning:
@@ -25,11 +25,11 @@ class Conditioning:
         if network is not None and "condition" in inspect.signature(network.call).parameters:
             ranks, allowed = (1, 2, 3), "(n,), (tokens, n) or (height, width, n)"
         require(
-            len(sizes) in ranks and all(isinstance(size, int) and size >= 1 for size in sizes),
+            len(sizes) in ranks and all(is_integer(size) and size >= 1 for size in sizes),
             f"Argument `condition_shape` must be {allowed}, without the batch",
             condition_shape=shape,
         )
-        self.shape = sizes
+        self.shape = tuple(map(int, sizes))
         self.channels = sizes[-1]
         self.is_looked_at = len(sizes) == 2
 

@@ -122,7 +122,7 @@ class Coupling(Bijection):
         # To call them builds them, those without a `build`, too.
         if self.network is not None:
             shape = self.network(keras.KerasTensor(shape), *looked_at).shape
-        wanted = (*changed[:-1], self.parameters_per_channel * changed[-1])
+        wanted = (*changed[:-1], int(self.parameters_per_channel) * changed[-1])
         if self.output_layer is None:
             self._default_output_layer = self._make_output_layer(wanted[-1], len(shape) == 4)
         received = tuple(self._output_layer(keras.KerasTensor(shape)).shape)

@@ -33,7 +33,7 @@ class Patchify(Bijection):
         super().__init__(**kwargs)
         check_integers(1, size=size)
         check_one_of(ORDERS, order=order)
-        self.size = size
+        self.size = int(size)  # Keras takes no integers of NumPy
         self.order = order
 
     def build(self, input_shape):

@@ -26,6 +26,8 @@ class Repeat(Precomputes, Stacked):
     Of a step with a layer that does not invert cheaply (`inverts_cheaply`), as `CausalAffine`, the
     gradient remembers, in training, what each step was given, and computes the step again.
 
+    An optimizer sees stacks: its `clipnorm` is of all steps together, as `global_clipnorm` of all.
+
     `get_steps` gives single steps to look at, `set_steps` takes them.
 
     Args:

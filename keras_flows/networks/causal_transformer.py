@@ -47,7 +47,7 @@ class CausalTransformer(ConstructorConfig, keras.layers.Layer):
         super().__init__(**kwargs)
         check_integers(1, width=width, num_layers=num_layers, num_heads=num_heads)
         check_heads(num_heads, width)
-        self.width = width
+        self.width = width = int(width)  # Keras takes no integers of NumPy
         self.num_layers = num_layers
         self.num_heads = num_heads
 

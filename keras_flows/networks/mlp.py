@@ -24,7 +24,7 @@ class MLP(ConstructorConfig, keras.layers.Layer):
     def __init__(self, width, num_layers=2, **kwargs):
         super().__init__(**kwargs)
         check_integers(1, width=width, num_layers=num_layers)
-        self.width = width
+        self.width = width = int(width)  # Keras takes no integers of NumPy
         self.num_layers = num_layers
         self._layers_in_order = [
             keras.layers.Dense(width, activation="relu", dtype=self.dtype_policy, name=f"dense_{i}")

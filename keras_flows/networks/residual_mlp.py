@@ -36,7 +36,7 @@ class ResidualMLP(ConstructorConfig, keras.layers.Layer):
         super().__init__(**kwargs)
         check_integers(1, width=width, num_blocks=num_blocks)
         require(0 <= dropout < 1, "Argument `dropout` must be in [0, 1)", dropout=dropout)
-        self.width = width
+        self.width = width = int(width)  # Keras takes no integers of NumPy
         self.num_blocks = num_blocks
         self.dropout = dropout
 

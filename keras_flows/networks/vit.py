@@ -44,7 +44,7 @@ class ViT(ConstructorConfig, keras.layers.Layer):
         super().__init__(**kwargs)
         check_integers(1, width=width, num_blocks=num_blocks, num_heads=num_heads)
         check_heads(num_heads, width)
-        self.width = width
+        self.width = width = int(width)  # Keras takes no integers of NumPy
         self.num_blocks = num_blocks
         self.num_heads = num_heads
 

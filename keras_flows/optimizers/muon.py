@@ -22,7 +22,8 @@ class Muon(keras.optimizers.Muon):
         learning_rate: a float or a schedule, for all weights.
         weight_decay, adam_weight_decay: of the kernels, and of the other weights; None for none.
         kwargs: as for `keras.optimizers.Muon`. Layers whose paths match a regular expression of
-            `exclude_layers` take Adam.
+            `exclude_layers` take Adam: of a network of one's own those whose kernels are no
+            matrices, as of `keras.layers.MultiHeadAttention`, should.
 
     Example:
 
