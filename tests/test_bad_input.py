@@ -719,6 +719,11 @@ def test_labels_of_every_integer(make, dtype):
     fails(lambda: model.log_prob(IMAGES, condition=largest), ValueError, "in 0..2", largest[0])
 
 
+def test_labels_of_fewer_bits_than_classes():
+    model = Flow(layers.LearnedPrior(num_classes=300), (3,), num_classes=300)
+    assert np.isfinite(model.log_prob(VECTORS, condition=np.uint8(LABELS + 200))).all()
+
+
 def test_labels_of_either_rank_in_turn():
     model = Flow(layers.LearnedPrior(num_classes=3), (3,), num_classes=3)
     model.compile(keras.optimizers.SGD(0.0))
