@@ -1,5 +1,6 @@
 """Graphs of a model that follow its layers: made once, and anew after a layer has changed."""
 
+import contextlib
 import functools
 import operator
 
@@ -55,7 +56,23 @@ class TracedModel(keras.Model):
         return super().make_train_function(self._is_outdated("train") or force)
 
     def make_test_function(self, force=False):
-        return super().make_test_function(self._is_outdated("test") or force)
+        return super().make_test_function(self._is_outdated(self._graphs.test) or force)
+
+    @contextlib.contextmanager
+    def other_test_function(self, name):
+        """Within this context `evaluate` has a graph of this name, which is kept for the next."""
+        graphs = self._graphs
+        before = graphs.test, self.test_function
+        graphs.test, self.test_function = name, graphs.tests.get(name)
+        try:
+            yield
+        finally:
+            graphs.tests[name] = self.test_function
+            graphs.test, self.test_function = before
+
+    def compile(self, *args, **kwargs):
+        super().compile(*args, **kwargs)
+        self._graphs.tests.clear()
 
     def make_predict_function(self, force=False):
         return super().make_predict_function(self._is_outdated("predict") or force)
@@ -77,6 +94,8 @@ class _Graphs:
 
     def __init__(self):
         self.functions = {}
+        self.tests = {}  # of `other_test_function`
+        self.test = "test"  # the name of the one that is in use
         self.versions = {}
         self.version = 0
         self._seen = []

@@ -146,11 +146,12 @@ class LikelihoodTraining(DistributedModel):
             "what is no whole number `evaluate` tells no bound, but the likelihood itself",
             input_shape=self.data_spec.shape,
         )
-        self._num_noises, self.test_function = num_samples, None
+        self._num_noises = num_samples
         try:
-            return self.evaluate(x, y, return_dict=True, **kwargs)
+            with self.other_test_function(f"test of {num_samples} noises"):
+                return self.evaluate(x, y, return_dict=True, **kwargs)
         finally:
-            self._num_noises, self.test_function = 1, None
+            self._num_noises = 1
 
     def predict(self, x, *args, **kwargs):
         self._check_adapted("predict")

@@ -243,3 +243,29 @@ def test_a_wrong_number_of_noises_is_refused(model, count):
 def test_bounds_of_what_is_no_whole_number_are_refused(make_model):
     with pytest.raises(ValueError, match="evaluate_bound is for images without `noise`"):
         make_model().evaluate_bound(np.zeros((2, 4)), num_samples=2)
+
+
+def test_each_number_of_noises_has_a_graph_that_is_made_once():
+    model, traced = make("uniform"), []
+    latent_and_log_prob = model.latent_and_log_prob
+
+    def spy(*args):
+        traced.append(args)
+        return latent_and_log_prob(*args)
+
+    model.latent_and_log_prob = spy
+    by_1, by_4 = bits(model, 1), bits(model, 4)
+    assert by_1 != by_4
+    before, plain = len(traced), bits(model)
+    assert plain == by_1 and len(traced) == before + 1
+    for _ in range(2):
+        assert (bits(model), bits(model, 4), bits(model, 1)) == (plain, by_4, by_1)
+    assert len(traced) == before + 1
+
+    model.bijection.trainable = False  # each looks for itself
+    assert (bits(model, 4), bits(model), bits(model, 1)) == (by_4, plain, by_1)
+    assert len(traced) > before + 3
+    before = len(traced)
+    model.compile()
+    bits(model, 4)
+    assert len(traced) > before
