@@ -47,11 +47,18 @@ def plain(x, what="data"):
 
     Raises:
         ValueError: for an array some of whose values are masked, which nothing here passes over.
+        TypeError: for one of Python's objects.
     """
     if np.ma.is_masked(x):
         raise ValueError(
             f"{what.capitalize()} must have no masked values: leave out their rows, by "
             f"`np.ma.compress_rows(x)`, or fill them in. Received: {np.ma.count_masked(x)} of them"
+        )
+    if isinstance(x, np.ndarray) and x.dtype == object:
+        raise TypeError(
+            f"{what.capitalize()} must be an array of numbers: pass a data frame whole, that knows "
+            'those of its columns, or `x.astype("float32")`. '
+            f"Received: an array of objects, of shape {x.shape}"
         )
     return x.to_numpy() if hasattr(x, "to_numpy") else x
 

@@ -71,6 +71,19 @@ def test_polars(fitted):
     refuses(model)
 
 
+def test_arrays_of_objects():
+    """As `frame.values` is, of columns of several kinds."""
+    values = pandas.DataFrame({"a": [1.0, 2.0], "b": [True, False]}).values
+    flow = Flow(layers.DiagonalScaling(), (2,))
+    flow.compile()
+    for method in (flow.log_prob, flow.fit):
+        with pytest.raises(
+            TypeError, match=r"array of numbers.*array of objects, of shape \(2, 2\)"
+        ):
+            method(values)
+    assert np.isfinite(flow.log_prob(values.astype("float32"))).all()
+
+
 @pytest.mark.parametrize("x", [None, object(), {"a": 1.0}])
 def test_what_is_no_data(x, fitted):
     with pytest.raises(TypeError, match=f"must be one tensor.*Received: {type(x).__name__}"):
