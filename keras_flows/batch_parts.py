@@ -151,7 +151,7 @@ def _number_of_cores():
 def _quota(cgroup):
     """How many cores' time a container has, as `docker run --cpus` sets it; None for all."""
     for names in (["cpu.max"], ["cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"]):  # version 2, 1
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError):
             quota, period = " ".join((cgroup / name).read_text() for name in names).split()
             return None if quota in ("max", "-1") else int(quota) / int(period)
     return None

@@ -34,7 +34,15 @@ else:
 
 import keras  # noqa: E402
 
-from keras_flows import Flow, dequantization, distribute, layers, networks, zoo  # noqa: E402
+from keras_flows import (  # noqa: E402
+    Flow,
+    dequantization,
+    distribute,
+    layers,
+    networks,
+    optimizers,
+    zoo,
+)
 
 VECTOR, IMAGE = (4,), (4, 4, 1)
 
@@ -61,6 +69,7 @@ MODELS = {
         condition_shape=(3,),
         condition_network=networks.MLP(4, 1),
     ),
+    "nice_by_muon": lambda: zoo.NICE(VECTOR, depth=3, width=8, num_hidden=2),
     "nice_images": lambda: zoo.NICE(IMAGE, depth=2, width=8, num_hidden=1),
     "real_nvp_vectors": lambda: zoo.RealNVP(
         VECTOR, depth=6, width=8, num_blocks=1, batch_norm=True
@@ -134,9 +143,9 @@ for case in CASES:
     keras.utils.set_random_seed(0)
     with strategy.scope():
         model = MODELS[case]()
+        kind = optimizers.Muon if case == "nice_by_muon" else keras.optimizers.SGD
         # One device alone is not traced: so few steps are sooner taken eagerly.
-        sgd = keras.optimizers.SGD(1e-3, global_clipnorm=1.0)
-        model.compile(sgd, run_eagerly=STRATEGY == "none")
+        model.compile(kind(1e-3, global_clipnorm=1.0), run_eagerly=STRATEGY == "none")
     rng = np.random.default_rng(0)
     if model.is_image:
         x = rng.integers(0, 256, (EXAMPLES, *model.input_shape), "uint8")

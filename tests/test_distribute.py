@@ -198,7 +198,13 @@ def test_workers_learn_the_same(tmp_path, run_here):
 @pytest.mark.parametrize("check", [check_replicas, check_workers])
 def test_all_models_learn_the_same(check, count, tmp_path, run_here):
     others = [f"{name}_float32" for name in ("real_nvp_images", "glow_images", "glow_reversible")]
-    others += ["glow_reversible", "nice_of_features", "jet_images", "tarflow_images"]
+    others += [
+        "glow_reversible",
+        "nice_of_features",
+        "nice_by_muon",
+        "jet_images",
+        "tarflow_images",
+    ]
     check(count, [*MODELS, *others], tmp_path, run_here)
 
 
