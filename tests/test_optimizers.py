@@ -82,13 +82,22 @@ def test_which_weights_are_matrices():
     assert not any("kernel" in name for name in by_muon)
 
 
-def make():
+def make(**options):
     keras.utils.set_random_seed(0)
     step = layers.AffineCoupling(networks.MLP(8, 2))
     model = Flow(layers.Repeat(step, 2), (4,), seed=0)
     perturb(model, 0.1)
-    model.compile(optimizers.Muon(keras.optimizers.schedules.CosineDecay(0.02, 8)))
+    model.compile(optimizers.Muon(keras.optimizers.schedules.CosineDecay(0.02, 8)), **options)
     return model
+
+
+def test_xla_compiles_it():
+    x = np.random.default_rng(0).normal(size=(20, 4)).astype("float32")
+    models = [make(jit_compile=jit_compile) for jit_compile in (False, True)]
+    for model in models:
+        model.fit(x, batch_size=10, shuffle=False, epochs=2, verbose=0)
+    for a, b in zip(*(model.weights for model in models), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5, err_msg=a.path)
 
 
 def test_a_file_goes_on_with_it(tmp_path):
