@@ -21,7 +21,8 @@ def ranks(model, theta, x, count=99, *, seed=0, sample=None):
         theta: (n, D), with x none that the model was trained on.
         x: the n conditions.
         count: samples at each.
-        seed: an integer; condition i is sampled by `seed + i`.
+        seed: an integer; condition i is sampled by `seed + i`, and equal numbers take places drawn
+            by it.
         sample: a function of (count, condition, seed) that gives samples (count, D), in place of
             `model.sample`: those inside of a prior, for instance.
 
@@ -45,9 +46,20 @@ def ranks(model, theta, x, count=99, *, seed=0, sample=None):
     below, less_probable = [], []
     for i in range(len(x)):
         samples = np.asarray(sample(count, x[i], seed + i))
+        require(
+            samples.shape == (count, theta.shape[1]),
+            f"Argument `theta` must have the columns of samples, of shape {samples.shape}",
+            theta=theta.shape,
+        )
         points = np.concatenate([theta[i : i + 1], samples])
         conditions = np.repeat(x[i : i + 1], len(points), axis=0)
         log_prob = np.asarray(model.log_prob(points, condition=conditions))
-        below.append(np.sum(samples < theta[i], axis=0))
-        less_probable.append(np.sum(log_prob[1:] < log_prob[0]))
+        rng = np.random.default_rng((seed, i))
+        below.append(_rank(theta[i], samples, rng))
+        less_probable.append(_rank(log_prob[0], log_prob[1:], rng))
     return np.array(below), np.array(less_probable)
+
+
+def _rank(value, samples, rng):
+    """How many samples are below; of those that are equal, as whole numbers are, a random part."""
+    return np.sum(samples < value, axis=0) + rng.integers(0, 1 + np.sum(samples == value, axis=0))

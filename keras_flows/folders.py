@@ -37,7 +37,13 @@ def new_folder(path, argument):
         **{argument: path},
     )
     parent, name = os.path.split(path)
-    os.makedirs(parent, exist_ok=True)
+    try:
+        os.makedirs(parent, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise NotADirectoryError(
+            f"Argument `{argument}` must be within folders, not files. "
+            f"Received: {argument}={path!r} ({error})"
+        ) from error
     with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=parent) as scratch:
         folder = os.path.join(scratch, name)
         os.mkdir(folder)

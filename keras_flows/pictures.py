@@ -16,7 +16,12 @@ def of_samples(model, n=64, temperature=1.0, condition=None, seed=0, zoom=1, gui
 
 
 def scatter(points, size=400):
-    """An image of the first two coordinates of points (n, D), the darker the denser."""
+    """An image of the first two coordinates of points (n, D), the darker the denser.
+
+    Points that are not finite, as of a training that fails, are left out.
+    """
+    points = np.asarray(points, "float64")  # in which the range of float32 can be told
+    points = points[np.isfinite(points).all(axis=1)]
     counts, _, _ = np.histogram2d(points[:, 1], points[:, 0], bins=size // 4)
     shades = 255 * (1 - np.minimum(counts, 4) / 4)
     return np.uint8(shades[::-1, :, None]).repeat(4, axis=0).repeat(4, axis=1)

@@ -85,6 +85,16 @@ def test_a_picture_is_of_the_weights_at_the_end_of_the_epoch(tmp_path):
     np.testing.assert_array_equal(drawn, expected[..., :1])  # two channels have no colour
 
 
+def test_points_that_are_not_finite_are_in_no_picture():
+    points = np.random.default_rng(0).normal(size=(50, 3)).astype("float32")
+    expected = pictures.scatter(points)
+    assert 0 < np.sum(expected < 255)
+    bad = np.array([[np.nan, 0, 0], [0, np.inf, 0], [0, 0, -np.inf]], "float32")
+    np.testing.assert_array_equal(pictures.scatter(np.concatenate([points, bad])), expected)
+    assert np.all(pictures.scatter(bad) == 255)
+    assert np.sum(pictures.scatter(np.float32([[-3e38, 0], [3e38, 1]])) < 255) == 2 * 16
+
+
 class Stop(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch, logs=None):
         if epoch == 2:

@@ -288,6 +288,31 @@ def test_samples_may_be_drawn_otherwise():
     assert not below.any() and (less_probable == 5).all()
 
 
+def test_whole_numbers_take_a_random_place_among_equal_ones():
+    """As of any exact posterior of them: else 0 and 1 would have two ranks of ten."""
+
+    class Coin:
+        def sample(self, n, condition, seed):
+            return np.random.default_rng(seed).integers(0, 2, (n, 1)).astype("float32")
+
+        def log_prob(self, theta, condition):
+            return np.zeros(len(theta))
+
+    theta = np.random.default_rng(0).integers(0, 2, (2000, 1))
+    for ranks in calibration.ranks(Coin(), theta, theta, count=9):
+        counts = np.bincount(ranks.ravel(), minlength=10)
+        assert len(counts) == 10 and np.sum((counts - 200) ** 2 / 200) < 27.9  # chi^2, 0.1 %
+    again = calibration.ranks(Coin(), theta, theta, count=9)
+    np.testing.assert_array_equal(again[1], ranks)
+
+
+def test_pairs_leave_out_what_is_not_finite():
+    points = RNG.normal(size=(20, 2))
+    spoiled = np.concatenate([points, [[np.nan, 0], [0, np.inf]]])
+    expected, drawn = (plot.pairs(each)[1, 0].collections[0] for each in (points, spoiled))
+    np.testing.assert_array_equal(drawn.get_offsets(), expected.get_offsets())
+
+
 # Where it is drawn, and what is refused.
 
 
@@ -344,6 +369,11 @@ def test_all_draw_into_the_axes_that_they_are_given(plane, model):
         (lambda m, p: plot.training({"loss": [1]}), "one of the entries ['loss'].*'bits_per_dim'"),
         (lambda m, p: plot.calibration([1], [1], 2), "shapes (n, D) and (n,).*below=(1,)"),
         (lambda m, p: calibration.ranks(p, [[1]], [1, 2]), "theta=(1, 1), x=(2,)"),
+        (
+            lambda m, p: calibration.ranks(Normal(), [[1]], [[1, 2]], 5),
+            "`theta` must have the columns of samples, of shape (5, 2).*theta=(1, 1)",
+        ),
+        (lambda m, p: plot.pairs(np.full((3, 2), np.nan)), "`data` must have rows that are finite"),
     ],
 )
 def test_bad_arguments(call, message, model, plane):

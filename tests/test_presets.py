@@ -15,7 +15,7 @@ import h5py
 import keras
 import numpy as np
 import pytest
-from conftest import run_python
+from conftest import contents, run_python
 
 import keras_flows
 from keras_flows import Flow, layers, presets, zoo
@@ -385,6 +385,14 @@ def test_code_in_a_config(preset, value, argument, monkeypatch):
 
 
 # Saving.
+
+
+def test_a_folder_within_a_file(model, tmp_path):
+    (tmp_path / "file").write_text("precious")
+    for path in (tmp_path / "file" / "preset", tmp_path / "file" / "two" / "preset"):
+        with pytest.raises(NotADirectoryError, match="`preset_dir` must be within folders"):
+            model.save_to_preset(path)
+    assert contents(tmp_path) == {tmp_path / "file": b"precious"}
 
 
 def test_saving_overwrites_nothing(model, saved):

@@ -503,20 +503,20 @@ def test_sample_writes_a_grid(tool, trained, tmp_path):
 
 
 def test_export_makes_what_tf_serving_mounts(tool, trained, tmp_path, capsys):
-    served = tmp_path / "served"
+    served = tmp_path / "all served"
     served.mkdir()
     (served / "models.config").write_text(
         '# Ours.\nmodel_config_list { config { name: "other" base_path: "/models/other" } }'
     )
-    (served / "digits" / "9").mkdir(parents=True)
-    tool("export", trained / "model.keras", "--output", served / "digits")
-    assert {path.name for path in (served / "digits").iterdir()} == {"9", "10"}
+    (served / "our digits" / "9").mkdir(parents=True)
+    tool("export", trained / "model.keras", "--output", served / "our digits")
+    assert {path.name for path in (served / "our digits").iterdir()} == {"9", "10"}
     printed = capsys.readouterr().out
     assert "log_prob: " in printed and "x uint8(None, 8, 8, 1)" in printed
     assert f"-v '{served}:/models' tensorflow/serving" in printed
-    assert "/v1/models/digits:predict" in printed
+    assert "/v1/models/our%20digits:predict -d" in printed and "8500 'our digits' --n 2" in printed
     request = json.loads(printed.split("predict -d \\\n")[-1].split("'")[1])
-    sample = tf.saved_model.load(str(served / "digits" / "10")).signatures["sample"]
+    sample = tf.saved_model.load(str(served / "our digits" / "10")).signatures["sample"]
     sample(
         **{  # as printed, for the class-conditional model
             name: tf.constant(value, sample.structured_input_signature[1][name].dtype)
@@ -525,11 +525,11 @@ def test_export_makes_what_tf_serving_mounts(tool, trained, tmp_path, capsys):
     )
     config = text_format.Parse((served / "models.config").read_text(), ModelServerConfig())
     names = [(model.name, model.base_path) for model in config.model_config_list.config]
-    assert names == [("other", "/models/other"), ("digits", "/models/digits")]
+    assert names == [("other", "/models/other"), ("our digits", "/models/our digits")]
     assert (served / "models.config").read_text().startswith("# Ours.\n")
     assert "max_batch_size" in (served / "batching.config").read_text()
     assert sorted(path.name for path in served.iterdir()) == [
-        *("batching.config", "digits", "models.config")
+        *("batching.config", "models.config", "our digits")
     ]
 
 

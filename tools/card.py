@@ -7,6 +7,7 @@ All of it comes from the presets' config.json, metadata.json and recipe.json.
 """
 
 import re
+import shlex
 
 import keras_flows
 from keras_flows import presets
@@ -143,7 +144,7 @@ def measurements(name, here, metadata):
         f"{spent(here, 'core-minutes')} |",
         f"| measured | {here['date']}, {here['machine']} |",
     ]
-    return "\n".join(rows) + f"\n\n`tools/evaluate.py {name}` measures it again."
+    return "\n".join(rows) + f"\n\n`tools/evaluate.py {shlex.quote(name)}` measures it again."
 
 
 def training(name, recipe, here):
@@ -156,7 +157,8 @@ def training(name, recipe, here):
         f"Trained on `{recipe['train_split']}` of {recipe['dataset']}, "
         f"{'chosen by' if unseen else 'of which this part was watched:'} "
         f"`{recipe['validation_split']}`; `log.csv` is the course of it. `recipe.json` is the "
-        f"whole recipe:\n\n```sh\ntools/train.py --preset {name} --run runs/{name}\n```"
+        f"whole recipe:\n\n```sh\ntools/train.py --preset {shlex.quote(name)} "
+        f"--run {shlex.quote(f'runs/{name}')}\n```"
     )
 
 

@@ -12,6 +12,8 @@ import argparse
 import json
 import os
 import pathlib
+import shlex
+import urllib.parse
 
 import models
 import numpy as np
@@ -64,19 +66,27 @@ def main():
         inputs["guidance"] = [1.0, 1.0]
         further += " --guidance 1.0"
     request = json.dumps({"signature_name": "sample", "inputs": inputs})
-    print(USAGE.format(root=output.parent, name=output.name, request=request, further=further))
+    print(
+        USAGE.format(
+            volume=shlex.quote(f"{output.parent}:/models"),
+            url=f"http://localhost:8501/v1/models/{urllib.parse.quote(output.name)}:predict",
+            name=shlex.quote(output.name),
+            request=request,
+            further=further,
+        )
+    )
 
 
 USAGE = """
 Serve it (gRPC on port 8500, REST on 8501):
 
-  docker run --rm -p 8500:8500 -p 8501:8501 -v '{root}:/models' tensorflow/serving \\
+  docker run --rm -p 8500:8500 -p 8501:8501 -v {volume} tensorflow/serving \\
       --model_config_file=/models/models.config \\
       --enable_batching --batching_parameters_file=/models/batching.config
 
 Ask for two samples by REST, and by gRPC:
 
-  curl http://localhost:8501/v1/models/{name}:predict -d \\
+  curl {url} -d \\
       '{request}'
 
   python tools/examples/grpc_client.py localhost:8500 {name} --n 2{further}"""

@@ -94,7 +94,8 @@ def pairs(data, names=None, *, limit=2000, axes=None):
     ```
 
     Args:
-        data: (n, D), or a dict of such sets by name, data and samples for instance.
+        data: (n, D), or a dict of such sets by name, data and samples for instance. Rows that are
+            not finite are left out.
         names: of the D columns.
         limit: how many points of each set are drawn, the first.
         axes: D x D Axes of matplotlib to draw into; None for those of a new figure.
@@ -106,6 +107,7 @@ def pairs(data, names=None, *, limit=2000, axes=None):
     require(sets, "Argument `data` must be (n, D), or a dict of such", data=data)
     size = np.shape(next(iter(sets.values())))[-1]
     sets = {name: _as_points(points, size) for name, points in sets.items()}
+    sets = {name: points[np.isfinite(points).all(axis=1)] for name, points in sets.items()}
     names = [f"$x_{{{i + 1}}}$" for i in range(size)] if names is None else list(names)
     require(
         len(names) == size,
@@ -114,6 +116,7 @@ def pairs(data, names=None, *, limit=2000, axes=None):
     )
     check_integers(1, limit=limit)
     every = np.concatenate(list(sets.values()))
+    require(len(every), "Argument `data` must have rows that are finite", names=list(sets))
     return _draw_pairs(sets, names, every.min(axis=0), every.max(axis=0), limit, axes)
 
 
