@@ -16,6 +16,7 @@ PRETRAINED = sorted(name for name, metadata in Flow.presets.items() if "weights"
 LARGE = (
     "glow_cifar10_small",
     "glow_mnist_variational",
+    "jet_cifar10_small",
     "realnvp_cifar10_small",
     "realnvp_mnist",
     "tarflow_cifar10_small",
