@@ -136,7 +136,7 @@ def test_the_class_lists_its_presets():
     assert not zoo.Glow.presets.keys() & zoo.NICE.presets.keys()
     assert zoo.NICE.presets.keys() | zoo.Glow.presets.keys() <= Flow.presets.keys()
     assert sorted(path.name for path in presets.ZOO.iterdir() if path.is_dir()) == [*Flow.presets]
-    assert repr(zoo.Jet.presets) == "Presets(['jet_paper_imagenet64'])"
+    assert repr(zoo.Jet.presets) == "Presets(['jet_cifar10_small', 'jet_paper_imagenet64'])"
 
 
 def test_an_unknown_name_gets_the_close_ones():
