@@ -150,11 +150,12 @@ class Columns:
         )
 
 
-def check_resolution(rows, dtype, name, is_integer=False, is_bounded=False):
+def check_resolution(rows, dtype, name, discrete=np.False_, bounded=np.False_):
     """Refuses features, (rows, D), of which `dtype` has too few numbers to tell how they vary.
 
-    What does not vary is let pass, and so are whole numbers that the dtype holds all. Where bounds
-    give the scale, no variance need be in its range.
+    What does not vary is let pass, and so are whole numbers that the dtype holds all, and features
+    that are `discrete`, whose range has its own rule. The variance of those that are `bounded` need
+    not be in the dtype's range, as bounds give their scale.
     """
     rows, info = np.asarray(rows, "float64"), np.finfo(dtype)
     largest = abs(rows).max(axis=0)
@@ -164,7 +165,7 @@ def check_resolution(rows, dtype, name, is_integer=False, is_bounded=False):
         apart = np.spacing(largest.astype(dtype)).astype("float64")
         coarse = ~is_whole & ~(apart < COARSEST * np.sqrt(variance))
         beyond = ~((variance >= info.tiny) & (len(rows) * variance < info.max))
-    lost = (coarse | beyond & ~is_bounded) & (rows != rows[:1]).any(axis=0) & ~is_integer
+    lost = (coarse | beyond & ~bounded) & (rows != rows[:1]).any(axis=0) & ~discrete
     if lost.any():
         i = np.flatnonzero(lost)[0]
         raise ValueError(

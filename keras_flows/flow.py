@@ -64,8 +64,8 @@ class Flow(SetLater, LikelihoodTraining, AdaptedDensity):
         adapt_examples: how many examples `fit` adapts to: the first, or, of an array of vectors,
             rows at random. By default 256 images or 10,000 vectors.
         seed: of the noise in `fit`, `evaluate` and `adapt`, which is a pure function of it, the
-            optimizer's iterations and the position in the batch. None draws one. Initial weights
-            follow `keras.utils.set_random_seed`.
+            number of batches trained on and the position in the batch. None draws one. Initial
+            weights follow `keras.utils.set_random_seed`.
 
     Raises:
         ValueError: for arguments out of their range or a bijection that does not fit `input_shape`.

@@ -86,7 +86,7 @@ def flags():
     parser.add_argument("--warmup_epochs", type=float, help="by default a tenth of all")
     parser.add_argument("--decay", default="cosine", choices=("cosine", "none"))
     parser.add_argument("--average", type=float, help="momentum of an average of the weights")
-    parser.add_argument("--clip", type=positive_float, help="of the gradients' global norm")
+    parser.add_argument("--clip", type=positive_float, help="the largest norm of all gradients")
     parser.add_argument(
         "--augmentation", default={}, type=json_object, help="JSON; see augmentation.py"
     )

@@ -32,7 +32,7 @@ class TarFlow(Flow):
         num_layers: of each transformer.
         num_heads: of the attention; it divides `width`. The paper has width / 64.
         label_dropout: the share of labels that `fit` drops, by default 0.1, as a function of `seed`
-            and the optimizer's iterations, as the noise is.
+            and of the number of batches trained on, as the noise is.
         guidance_schedule: "linear", so that guidance grows from token to token, or "constant".
         noise: as for `Flow`; by default uniform noise, for likelihoods.
         num_classes, condition_shape, condition_network: as for `Flow`; all blocks read the
