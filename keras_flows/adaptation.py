@@ -5,12 +5,12 @@ depend on the data asks `is_adapting()` and sets them before it computes, so tha
 what the layers before it, already adapted, hand on - inside conditioner networks too.
 """
 
-import contextlib
 import contextvars
 
 from keras import ops
 
 from keras_flows import distribute
+from keras_flows.context import having
 
 # The factor in exp(3 * log_scale) and the floor under the standard deviation, as Glow released.
 LOG_SCALE_FACTOR = 3.0
@@ -19,14 +19,9 @@ EPSILON = 1e-6
 _adapting = contextvars.ContextVar("keras_flows_adapting", default=False)
 
 
-@contextlib.contextmanager
 def adapting():
     """Within this context data-dependent layers set their weights from what they are called on."""
-    token = _adapting.set(True)
-    try:
-        yield
-    finally:
-        _adapting.reset(token)
+    return having(_adapting, True)
 
 
 def is_adapting():

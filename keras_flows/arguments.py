@@ -1,5 +1,7 @@
 """How an argument is refused: by its name, the rule, and what was received."""
 
+import numbers
+
 import numpy as np
 
 LONG = 200  # characters, of which nobody reads more
@@ -30,9 +32,36 @@ def first_of(values, broken):
     return f"{values[tuple(place)]!s} at {place}" + f", and {more:,} more" * (more > 0)
 
 
+def check_finite(name, values, dtype):
+    """Refuses an array with values that are no finite numbers of `dtype`."""
+    with np.errstate(over="ignore"):
+        broken = ~np.isfinite(values.astype(dtype, copy=False))
+    if broken.any():
+        beyond = f" in {dtype}" if np.isfinite(values).all() else ""
+        raise ValueError(
+            f"{name} must be finite. Received: values that are NaN or infinite{beyond}: "
+            f"{first_of(values, broken)}"
+        )
+
+
 def is_integer(value):
     """Whether it is an integer, NumPy's too, and no Boolean."""
     return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+def is_number(value):
+    """Whether it is a real number, NumPy's too, and no Boolean."""
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def check_in(interval, **arguments):
+    """Refuses arguments that are no numbers in an interval such as "[0, 1)", by their names."""
+    low, high = map(float, interval[1:-1].split(","))
+    for name, value in arguments.items():
+        valid = is_number(value) and low <= value <= high  # which NaN is not
+        valid = valid and (interval[0] == "[" or value > low)
+        valid = valid and (interval[-1] == "]" or value < high)
+        require(valid, f"Argument `{name}` must be a number in {interval}", **{name: value})
 
 
 def check_integers(minimum, **arguments):

@@ -15,6 +15,7 @@ import keras
 import tensorflow as tf
 
 from keras_flows import distribute
+from keras_flows.context import having
 from keras_flows.private import declared_trainable, flatten_layers
 
 _divides = contextvars.ContextVar("keras_flows_divides_batches", default=False)
@@ -25,18 +26,13 @@ ROW = 2**32
 CGROUP = pathlib.Path("/sys/fs/cgroup")  # where Linux tells what a container may use
 
 
-@contextlib.contextmanager
 def dividing_batches():
     """Within this context a model divides batches: in graphs of its own, to be run here.
 
-    Of others' it knows neither what machine they are for, nor what is made of them: of a part,
-    which is a function of its own, TensorFlow vectorises no gradient.
+    Graphs that others trace may run on another machine, or be vectorised, and TensorFlow vectorises
+    no gradient of a part, which is a function of its own.
     """
-    token = _divides.set(True)
-    try:
-        yield
-    finally:
-        _divides.reset(token)
+    return having(_divides, True)
 
 
 def in_parts(function, count, *batches, counters=()):

@@ -30,10 +30,6 @@ class Bijection(ConstructorConfig, TrackedByTensorFlow, BijectorLayer):
     row for each example; compositions hand it on, and TFP takes it as the bijector keyword
     `condition`.
 
-    The event is all of the input but its first axis. The TFP methods accept any number of leading
-    batch axes. A layer that was never built builds itself in `forward`; wherever its shape would
-    have to be guessed it raises ValueError and names `build`.
-
     Whatever the dtype policy, a bijection computes in the policy's variable dtype: only conditioner
     networks compute in half precision.
 
@@ -41,9 +37,11 @@ class Bijection(ConstructorConfig, TrackedByTensorFlow, BijectorLayer):
 
     - `data_dependent`: `adapt` sets weights of it;
     - `reads_condition`: its results depend on `condition`;
+    - `condition_shape`, `num_classes`: of one example of the condition that it reads, or of how
+      many classes; a `Flow` refuses any other;
     - `invertible_in_training`: False if `training=True` computes what the inverse does not undo;
     - `inverts_cheaply`: False if a `Repeat` shall rather store what a step was given, in training;
-    - `takes_no_label`: of conditions that are labels, -1 stands for none;
+    - `takes_null_label`: of conditions that are labels, -1 stands for none;
     - `constant_weights`: those of its non-trainable weights that nothing changes;
     - `synchronized`: in training it sums over all replicas.
 
@@ -64,7 +62,7 @@ class Bijection(ConstructorConfig, TrackedByTensorFlow, BijectorLayer):
     reads_condition = False
     invertible_in_training = True
     inverts_cheaply = True
-    takes_no_label = False
+    takes_null_label = False
     constant_weights = ()
     synchronized = False
 

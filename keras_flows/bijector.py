@@ -5,6 +5,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 from keras import ops
 
+from keras_flows.batches import as_tensor
 from keras_flows.private import flatten_layers
 
 tfb = tfp.bijectors
@@ -151,7 +152,7 @@ class BijectorLayer(keras.layers.Layer, _Bijector):
                 )
             batch, leading = tf.shape(x)[:rank], x.shape[:rank]
             if condition is not None:
-                condition = tf.convert_to_tensor(condition)
+                condition = as_tensor(condition)
                 leading = condition.shape[: self._leading_axes(condition, rank)]
             if rank == 1 and leading.as_list() == x.shape[:1].as_list():
                 return method(x, condition, training)

@@ -1,4 +1,4 @@
-"""Whether a conditional density says rightly how sure it is."""
+"""Simulation-based calibration: ranks of the truth, and what credible regions cover."""
 
 import numpy as np
 
@@ -21,8 +21,8 @@ def ranks(model, theta, x, count=99, *, seed=0, sample=None):
         theta: (n, D), with x none that the model was trained on.
         x: the n conditions.
         count: samples at each.
-        seed: an integer; condition i is sampled by `seed + i`, and equal numbers take places drawn
-            by it.
+        seed: an integer; condition i is sampled by seed + i, modulo 2^31, and equal numbers take
+            places drawn by it.
         sample: a function of (count, condition, seed) that gives samples (count, D), in place of
             `model.sample`: those inside of a prior, for instance.
 
@@ -45,7 +45,7 @@ def ranks(model, theta, x, count=99, *, seed=0, sample=None):
 
     below, less_probable = [], []
     for i in range(len(x)):
-        samples = np.asarray(sample(count, x[i], seed + i))
+        samples = np.asarray(sample(count, x[i], (seed + i) % 2**31))
         require(
             samples.shape == (count, theta.shape[1]),
             f"Argument `theta` must have the columns of samples, of shape {samples.shape}",

@@ -1,12 +1,11 @@
 """The values of vectors: features that have bounds, and features that are whole numbers."""
 
-import numbers
-
 import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from keras_flows.arguments import is_integer, require
+from keras_flows.arguments import is_integer, is_number, require
+from keras_flows.batches import asserted
 
 BOUNDS_RULE = "Data must lie within `bounds`."
 
@@ -87,9 +86,7 @@ class Columns:
         """
         for rule, broken in self.broken(x).items():
             if not tf.executing_eagerly():
-                assertion = tf.debugging.Assert(~tf.reduce_any(broken), [rule, "Received:", x])
-                with tf.control_dependencies([assertion]):
-                    x = tf.identity(x)
+                x = asserted(x, ~tf.reduce_any(broken), rule)
             elif tf.reduce_any(broken):
                 row, i = np.argwhere(broken)[0]
                 name = f"feature {i}" + (f" ({names[i]!r})" if names else "")
@@ -193,7 +190,7 @@ def _as_pair(i, pair):
     ends = list(pair) if isinstance(pair, list | tuple | np.ndarray) else []
     received = {f"bounds[{i}]": pair}
     require(
-        len(ends) == 2 and all(end is None or _is_number(end) for end in ends),
+        len(ends) == 2 and all(end is None or is_number(end) for end in ends),
         "Argument `bounds` must have a pair of numbers (low, high), or None, for each feature",
         **received,
     )
@@ -219,7 +216,3 @@ def _as_indices(columns, size):
         integer_columns=columns,
     )
     return [int(i) for i in given]
-
-
-def _is_number(value):
-    return isinstance(value, numbers.Real) and not isinstance(value, bool)

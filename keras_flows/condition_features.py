@@ -3,7 +3,7 @@
 import keras
 
 from keras_flows.arguments import require
-from keras_flows.condition_spec import ClassLabels, NoCondition, make_condition_spec
+from keras_flows.condition_spec import make_condition_spec
 from keras_flows.private import flatten_layers
 
 
@@ -18,7 +18,7 @@ def features_shape(spec, condition_network=None):
         TypeError: for a network that is no Keras layer.
     """
     if condition_network is None:
-        return (spec.num_classes,) if isinstance(spec, ClassLabels) else spec.shape
+        return spec.layer_shape
     require(
         isinstance(condition_network, keras.layers.Layer),
         "Argument `condition_network` must be a Keras layer or model",
@@ -26,7 +26,7 @@ def features_shape(spec, condition_network=None):
         condition_network=condition_network,
     )
     require(
-        not isinstance(spec, NoCondition),
+        spec.shape is not None,
         "Argument `condition_network` needs `num_classes` or `condition_shape`",
         condition_network=condition_network,
     )
@@ -51,16 +51,20 @@ def condition_of_layers(num_classes, condition_shape, condition_network):
     )
 
 
-def takes_no_label(bijection):
+def takes_null_label(bijection):
     """Whether the label -1 stands for none, in each layer of the bijection that reads labels."""
     layers = flatten_layers(bijection) if isinstance(bijection, keras.layers.Layer) else ()
     readers = [layer for layer in layers if getattr(layer, "reads_condition", False)]
-    return bool(readers) and all(getattr(layer, "takes_no_label", False) for layer in readers)
+    return bool(readers) and all(getattr(layer, "takes_null_label", False) for layer in readers)
 
 
-def check_readers(bijection, spec, features):
-    """Refuses a condition that no layer of the bijection reads, or that one reads otherwise."""
-    if isinstance(spec, NoCondition):
+def check_readers(bijection, spec, condition_network):
+    """Refuses a condition that no layer of the bijection reads, or that one reads otherwise.
+
+    Raises as `features_shape`, too.
+    """
+    features = features_shape(spec, condition_network)
+    if features is None:
         return
     layers = list(flatten_layers(bijection))
     argument = spec.argument.partition("=")[0]
@@ -71,7 +75,16 @@ def check_readers(bijection, spec, features):
             "or one of your own with `reads_condition = True`: else the density is the same for "
             f"all. Received: {spec.argument}"
         )
+    labels = getattr(spec, "num_classes", None) if condition_network is None else None
     for layer in layers:
+        num_classes = getattr(layer, "num_classes", None)
+        if num_classes not in (None, labels):
+            given = "features" if labels is None else f"labels of {labels} classes"
+            raise ValueError(
+                f"Argument `{argument}`, by way of the `condition_network` if there is one, must "
+                f"give what the layers read: {layer.name!r} has num_classes={num_classes}, and is "
+                f"given {given}. Received: {spec.argument}"
+            )
         shape = getattr(layer, "condition_shape", None)
         if shape is not None and tuple(shape) != features:
             raise ValueError(

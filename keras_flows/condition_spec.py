@@ -1,15 +1,14 @@
 """What a Flow's density is conditioned on, and what it says of the rest."""
 
-import numpy as np
 import tensorflow as tf
 
 from keras_flows import data_frames
-from keras_flows.arguments import check_integers, first_of, is_integer, require
+from keras_flows.arguments import check_finite, check_integers, first_of, is_integer, require
+from keras_flows.batches import as_tensor, asserted, with_shape
 from keras_flows.columns import check_resolution
-from keras_flows.static_shape import of_shape
 
 
-def make_condition_spec(num_classes, condition_shape, dtype, takes_no_label=False):
+def make_condition_spec(num_classes, condition_shape, dtype, takes_null_label=False):
     """That of the one that is given: `ClassLabels`, `Features` or, of neither, `NoCondition`."""
     require(
         None in (num_classes, condition_shape),
@@ -18,15 +17,15 @@ def make_condition_spec(num_classes, condition_shape, dtype, takes_no_label=Fals
         condition_shape=condition_shape,
     )
     if num_classes is not None:
-        return ClassLabels(num_classes, takes_no_label)
+        return ClassLabels(num_classes, takes_null_label)
     return NoCondition() if condition_shape is None else Features(condition_shape, dtype)
 
 
 class NoCondition:
     """An unconditional density's."""
 
-    shape = columns = None
-    is_vector = takes_no_label = False
+    shape = layer_shape = columns = None
+    is_vector = takes_null_label = False
 
     def names(self, condition):
         return None
@@ -63,13 +62,14 @@ class ConditionSpec:
     """The shape and dtype of a condition, and the checks of all that comes in as one.
 
     A subclass has `argument`, as the model's constructor was given it; `shape` and `dtype` of one
-    example; the `rule` that values keep; and says how the rest is refused.
+    example, and `layer_shape`, the `condition_shape` of layers that read it; the `rule` that values
+    keep; and says how the rest is refused.
 
     `columns` are the names of a data frame's, once it has been learned from.
     """
 
     columns = None
-    takes_no_label = False
+    takes_null_label = False
 
     @property
     def is_vector(self):
@@ -87,8 +87,9 @@ class ConditionSpec:
         """Shape and dtype of what fit and the like got, or of its TensorSpec; nothing is read."""
         if condition is None:
             raise ValueError(
-                f"The model has {self.argument} and needs `condition`: as an argument, or in fit "
-                "and evaluate as the second of (x, condition). Received: none"
+                f"The model has {self.argument} and needs `condition`: as an argument, in fit and "
+                "evaluate as the second of (x, condition), in predict by a tf.data.Dataset of such "
+                "pairs. Received: none"
             )
         if isinstance(condition, dict | tuple):
             raise TypeError(f"`condition` must be one tensor. Received: {type(condition).__name__}")
@@ -99,7 +100,7 @@ class ConditionSpec:
         """The condition as a tensor of `dtype`; its values if eager, `count` of them if given."""
         condition = self._tensor(condition)
         self.check_spec(condition)
-        condition = self._check_values(of_shape(self._flat(condition), self.shape))
+        condition = self._check_values(with_shape(self._flat(condition), self.shape))
         given = condition.shape[0]
         if None not in (count, given) and given != count:
             raise ValueError(
@@ -115,6 +116,8 @@ class ConditionSpec:
         condition = self._tensor(condition)
         if condition.shape == self.shape:
             condition = condition[None]
+        elif condition.shape.rank == 0:
+            self.check_spec(condition)  # which refuses it
         return self.check(condition, None if condition.shape[0] == 1 else count)
 
     def is_broken(self, condition):
@@ -124,7 +127,7 @@ class ConditionSpec:
     def _tensor(self, condition):
         if not hasattr(condition, "shape"):  # or its shape may be another, as in for_samples
             self.check_source(condition)
-        return tf.convert_to_tensor(self.array(condition))
+        return as_tensor(self.array(condition))
 
     def _flat(self, condition):
         return condition
@@ -135,12 +138,13 @@ class ClassLabels(ConditionSpec):
 
     shape, dtype = (), "int32"
 
-    def __init__(self, num_classes, takes_no_label=False):
+    def __init__(self, num_classes, takes_null_label=False):
         check_integers(1, num_classes=num_classes)
         self.num_classes = int(num_classes)
-        self.takes_no_label = takes_no_label
+        self.takes_null_label = takes_null_label
+        self.layer_shape = (self.num_classes,)  # one-hot
         self.argument = f"num_classes={self.num_classes}"
-        none = ", or -1 for no label" if takes_no_label else ""
+        none = ", or -1 for no label" if takes_null_label else ""
         self.rule = f"`condition` must be in 0..{num_classes - 1}{none}, as {self.argument}."
 
     def check_spec(self, condition):
@@ -161,7 +165,7 @@ class ClassLabels(ConditionSpec):
 
     def are_broken(self, labels):
         """Which rows break the rule, (batch,)."""
-        first = -1 if self.takes_no_label and not labels.dtype.is_unsigned else 0
+        first = -1 if self.takes_null_label and not labels.dtype.is_unsigned else 0
         labels = tf.cast(labels, tf.int64)  # a dtype may have neither -1 nor num_classes
         return (labels < first) | (labels >= self.num_classes)
 
@@ -171,10 +175,9 @@ class ClassLabels(ConditionSpec):
 
     def _check_values(self, labels):
         bad = self.is_broken(labels)
-        if not tf.executing_eagerly():  # there it fails when the step runs, unless XLA compiled it
-            with tf.control_dependencies([tf.debugging.Assert(~bad, [self.rule, labels])]):
-                return tf.cast(labels, self.dtype)
-        if bad:
+        if not tf.executing_eagerly():
+            labels = asserted(labels, ~bad, self.rule)
+        elif bad:
             received = first_of(labels.numpy(), self.are_broken(labels))
             raise ValueError(f"{self.rule} Received: {received}")
         return tf.cast(labels, self.dtype)
@@ -192,7 +195,7 @@ class Features(ConditionSpec):
             "Argument `condition_shape` must be a tuple of positive integers, without the batch",
             condition_shape=shape,
         )
-        self.shape = tuple(map(int, sizes))
+        self.shape = self.layer_shape = tuple(map(int, sizes))
         self.dtype = dtype
         self.argument = f"condition_shape={self.shape}"
 
@@ -231,11 +234,6 @@ class Features(ConditionSpec):
         return ~tf.reduce_all(finite, axis=list(range(1, 1 + len(self.shape))))
 
     def _check_values(self, condition):
-        if tf.executing_eagerly() and self.is_broken(condition):
-            beyond = f" in {self.dtype}" if np.isfinite(condition).all() else ""
-            broken = ~np.isfinite(tf.cast(condition, self.dtype))
-            raise ValueError(
-                f"{self.rule} Received: values that are NaN or infinite{beyond}: "
-                f"{first_of(np.asarray(condition), broken)}"
-            )
+        if tf.executing_eagerly():
+            check_finite("`condition`", condition.numpy(), self.dtype)
         return tf.cast(condition, self.dtype)

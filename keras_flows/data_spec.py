@@ -1,7 +1,6 @@
 """What a Flow takes as data and latents, and what it says of the rest."""
 
 import math
-import numbers
 
 import keras
 import numpy as np
@@ -9,9 +8,9 @@ import tensorflow as tf
 from keras import ops
 
 from keras_flows import data_frames, dequantization, pixels
-from keras_flows.arguments import check_input_shape, first_of, require
+from keras_flows.arguments import check_finite, check_in, check_input_shape, require
+from keras_flows.batches import spoil_rows, with_shape
 from keras_flows.columns import make_columns
-from keras_flows.static_shape import of_shape
 
 
 class DataSpec:
@@ -40,8 +39,8 @@ class DataSpec:
         check_input_shape(input_shape)
         self.shape = tuple(int(size) for size in input_shape)
         self.is_image = len(self.shape) == 3
-        check_bits(bits, self.shape)
-        self.bits = 8 if bits is None and self.is_image else bits
+        require(bits is None or self.is_image, "Argument `bits` is for images only", bits=bits)
+        self.bits = dequantization.number_of_bits(bits) if self.is_image else None
         check_noise(noise, self.shape, self.bits)
         self.deviation = None if noise is None else 127.5 * noise
         self._centre = 0.5 if noise is None else 0.0  # of a bin, as seen without noise
@@ -91,17 +90,18 @@ class DataSpec:
         """The batch x, of known shape: `check_spec`, and values if eager.
 
         They are finite and, of images, whole numbers in 0..255; `vector_columns` has its own rules,
-        and an error the names `columns`, or else `self.columns`. What TensorFlow does not know of a
-        shape, as of a decoded PNG's, is this spec's; if it is not, the step fails when it runs.
+        whose errors name columns by `columns`, or else by `self.columns`. What TensorFlow does not
+        know of a shape, as of a decoded PNG's, is this spec's; if it is not, the step fails when it
+        runs.
         """
         self.check_spec(x)
         if not tf.executing_eagerly():
-            x = of_shape(x, self.shape)
+            x = with_shape(x, self.shape)
             return x if self.is_image else self.vector_columns.check(x)
         values = np.asarray(x)
         if not values.size or (self.is_image and values.dtype == np.uint8):
             return x
-        _check_finite("Data", values, self.dtype)
+        check_finite("Data", values, self.dtype)
         if self.is_image:
             pixels.check_pixels(values)
         else:
@@ -170,9 +170,10 @@ class DataSpec:
 
     def latent(self, z):
         """Latents (batch, D) as a tensor; ValueError or TypeError for what are none."""
+        z = data_frames.plain(z, "latents")
         z = z if hasattr(z, "dtype") else np.asarray(z)
         if tf.TensorShape(z.shape).is_compatible_with((None, self.size)):
-            z = of_shape(z, (self.size,))
+            z = with_shape(z, (self.size,))
         if len(z.shape) != 2 or z.shape[1] != self.size:
             raise ValueError(
                 f"Latents must have shape (batch, {self.size}). Received: shape {tuple(z.shape)}"
@@ -181,7 +182,7 @@ class DataSpec:
         if not (dtype.is_floating or dtype.is_integer):
             raise TypeError(f"Latents must be floating-point. Received: dtype {dtype.name}")
         if tf.executing_eagerly():
-            _check_finite("Latents", np.asarray(z), self.dtype)
+            check_finite("Latents", np.asarray(z), self.dtype)
         return ops.convert_to_tensor(z, self.dtype)
 
     # Between data and what a bijection sees.
@@ -239,48 +240,14 @@ def check_no_weights(sample_weight):
         raise ValueError("A Flow takes no sample weights. Received: sample_weight")
 
 
-def spoil_rows(rows, x):
-    """x with NaN throughout the `rows`, (batch,) of booleans; with zeros, if they are integers."""
-    return _fill_rows(rows, x, float("nan") if x.dtype.is_floating else 0)
-
-
-def clear_rows(rows, x):
-    """x with zeros throughout the `rows`, (batch,) of booleans."""
-    return _fill_rows(rows, x, 0)
-
-
-def _fill_rows(rows, x, value):
-    rows = tf.reshape(rows, [-1, *[1] * (x.shape.rank - 1)])
-    return tf.where(rows, tf.constant(value, x.dtype), x)
-
-
-def _check_finite(name, values, dtype):
-    with np.errstate(over="ignore"):
-        broken = ~np.isfinite(values.astype(dtype, copy=False))
-    if broken.any():
-        beyond = f" in {dtype}" if np.isfinite(values).all() else ""
-        raise ValueError(
-            f"{name} must be finite. Received: values that are NaN or infinite{beyond}: "
-            f"{first_of(values, broken)}"
-        )
-
-
 def check_noise(noise, input_shape, bits):
-    valid = isinstance(noise, numbers.Real) and not isinstance(noise, bool) and 0 < noise < math.inf
+    if noise is None:
+        return
+    check_in("(0, inf)", noise=noise)
     require(
-        noise is None or (valid and len(input_shape) == 3 and bits == 8),
-        "Argument `noise` must be positive and finite, the deviation of normal noise on images of "
-        "values in [-1, 1], and is for images of all 8 bits only",
+        len(input_shape) == 3 and bits == 8,
+        "Argument `noise` is for images of all 8 bits only",
         noise=noise,
         input_shape=tuple(input_shape),
         bits=bits,
-    )
-
-
-def check_bits(bits, input_shape):
-    require(
-        bits is None or (len(input_shape) == 3 and bits in range(1, 9)),
-        "Argument `bits` must be an integer in 1..8, and is for images only",
-        bits=bits,
-        input_shape=tuple(input_shape),
     )

@@ -1,8 +1,6 @@
 """A flow as a density: likelihoods, latents and samples of a model whose weights are given."""
 
 import functools
-import math
-import numbers
 import random
 import warnings
 
@@ -12,13 +10,12 @@ import tensorflow_probability as tfp
 from keras import ops
 
 from keras_flows import dequantization, threefry
-from keras_flows.arguments import check_integers, check_one_of, require
+from keras_flows.arguments import check_in, check_integers, check_one_of, require
 from keras_flows.batch_parts import counters_of, in_parts, number_of_parts
+from keras_flows.batches import of_any_rows, spoil_rows, tensor_if_one
 from keras_flows.bijection import Bijection
-from keras_flows.condition_features import check_readers, features_shape
-from keras_flows.data_spec import spoil_rows
-from keras_flows.differentiation import taking_gradients
-from keras_flows.guidance import guided_by
+from keras_flows.condition_features import check_readers
+from keras_flows.context import guided_by, taking_gradients
 from keras_flows.layers.standardize import Standardize
 from keras_flows.tracing import TracedModel, computes
 
@@ -47,8 +44,7 @@ class Density(TracedModel):
             bijection=bijection,
         )
         check_one_of(PRIORS, prior=prior)
-        features = features_shape(data_spec.condition, condition_network)
-        check_readers(bijection, data_spec.condition, features)
+        check_readers(bijection, data_spec.condition, condition_network)
         super().__init__(**kwargs)
         self.bijection = bijection
         self.data_spec = data_spec
@@ -69,11 +65,21 @@ class Density(TracedModel):
         self.built = True
 
     def log_prob(self, x, condition=None, seed=None):
-        """Log-likelihood in nats, (batch,). With `seed`, of x + u, u uniform; else u = 1/2.
+        """Log-likelihood in nats, (batch,).
 
-        Of a model with `noise`, with `seed`, of x with that; else of x.
+        What is counted, pixels and whole numbers, is taken at the centre of its bin, u = 1/2; with
+        `seed`, u is drawn, uniform in [0, 1). A model with `noise` adds that with a seed only.
 
         Second derivatives, as by `tape.batch_jacobian`, are those of a `tf.function` that calls it.
+
+        Args:
+            x: a batch of data.
+            condition: of a conditional model, one for each example.
+            seed: an integer in 0 .. 2^31 - 1, or None.
+
+        Raises:
+            ValueError, TypeError: for what is no such batch or condition, and for a model that has
+                not been adapted to data.
         """
         x, condition = self._ready(x, condition)
         noise = None
@@ -81,23 +87,26 @@ class Density(TracedModel):
             check_integers(0, seed=seed)
             noise = self.data_spec.noise(x, dequantization.LOG_PROB, seed)
         x = self.dequantize(x, noise)
-        return of_rows(self.traced(self.latent_and_log_prob), x, condition)[1]
+        return of_any_rows(self.traced(self.latent_and_log_prob), x, condition)[1]
 
     def encode(self, x, condition=None):
-        """Latents of a batch, (batch, D)."""
+        """Latents of a batch, (batch, D); arguments and errors are those of `log_prob`."""
         x, condition = self._ready(x, condition)
-        return of_rows(self.traced(self.latent_and_log_prob), self.dequantize(x), condition)[0]
+        x = self.dequantize(x)
+        return of_any_rows(self.traced(self.latent_and_log_prob), x, condition)[0]
 
     def decode(self, z, condition=None, guidance=0.0):
         """Data of latents (batch, D), in its own units: uint8 images or float vectors.
 
-        With `guidance`, as in `sample`, it does not undo `encode`. Rows that overflow are as there.
+        `condition`, `guidance` and what becomes of rows that overflow are as for `sample`. With
+        guidance it does not undo `encode`.
         """
         self._check_adapted("decode")
         z = self.data_spec.latent(z)
         condition = self.data_spec.condition.check(condition, z.shape[0])
         guidance = self._guidance(guidance, tf.shape(z)[0])
-        data, overflowed = of_rows(self.traced(self.data_and_overflow), z, condition, guidance)
+        invert = self.traced(self.data_and_overflow)
+        data, overflowed = of_any_rows(invert, z, condition, guidance)
         _warn_of(overflowed)
         return data
 
@@ -120,16 +129,16 @@ class Density(TracedModel):
         Far from the latents of data, as at high temperatures, the inverse may overflow: such a row
         is NaN throughout, or a black image, and a warning counts them. A graph and a SavedModel
         cannot warn.
+
+        Raises:
+            ValueError, TypeError: for arguments out of range, a condition that is none of the
+                model's, and a model that has not been adapted to data.
         """
         self._check_adapted("sample")
         check_integers(1, n=n)
         temperature, seed = _number(temperature), _number(seed)
         if not _is_scalar_in_graph(temperature):
-            require(
-                isinstance(temperature, numbers.Real) and 0 <= temperature < math.inf,
-                "Argument `temperature` must be a finite number of at least 0",
-                temperature=temperature,
-            )
+            check_in("[0, inf)", temperature=temperature)
         if seed is None and not tf.executing_eagerly():
             seed = tf.random.uniform((), maxval=2**31 - 1, dtype=tf.int32)
         elif seed is None:
@@ -267,15 +276,11 @@ class Density(TracedModel):
         """A weight for each row, (rows,); None for 0, which costs nothing."""
         guidance = _number(guidance)
         if not _is_scalar_in_graph(guidance):
-            require(
-                isinstance(guidance, numbers.Real) and 0 <= guidance < math.inf,
-                "Argument `guidance` must be a finite number of at least 0",
-                guidance=guidance,
-            )
+            check_in("[0, inf)", guidance=guidance)
             if guidance == 0:
                 return None
         require(
-            self.data_spec.condition.takes_no_label,
+            self.data_spec.condition.takes_null_label,
             "Argument `guidance` is for models with `num_classes` that take the label -1, none, as "
             "zoo.TarFlow does",
             guidance=guidance,
@@ -296,27 +301,8 @@ class Density(TracedModel):
                 "log_prob and encode take data, not symbolic tensors: in a functional model, use "
                 '`model(x)["log_prob"]` or `model(x)["latent"]`.'
             )
-        x = self.data_spec.check(_tensor(self.data_spec.array(x)))
+        x = self.data_spec.check(tensor_if_one(self.data_spec.array(x)))
         return x, self.data_spec.condition.check(condition, x.shape[0])
-
-
-def _tensor(x):
-    """A batch, or list of examples, as a tensor; what is none is left to the `DataSpec`'s check."""
-    try:
-        return tf.convert_to_tensor(x)
-    except (TypeError, ValueError):
-        return x
-
-
-def of_rows(function, *batches):
-    """`function(*batches)`; of no rows by way of one, as oneDNN convolves no fewer."""
-    if batches[0].shape[0] != 0:
-        return function(*batches)
-    batches = [
-        None if each is None else tf.pad(each, [[0, 1], *[[0, 0]] * (each.shape.rank - 1)])
-        for each in batches
-    ]
-    return tf.nest.map_structure(lambda result: result[:0], function(*batches))
 
 
 def _number(value):

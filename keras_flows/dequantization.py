@@ -3,8 +3,17 @@
 import tensorflow as tf
 from keras import ops
 
+from keras_flows.arguments import is_integer, require
+
 # Kinds of noise, so that a seed's noise in fit, in evaluate and so on have nothing in common.
 FIT, EVALUATE, ADAPT, LOG_PROB, DROP_LABELS = range(5)
+
+
+def number_of_bits(bits):
+    """Those of a model's images, 8 by default; ValueError for another number than 1..8."""
+    valid = bits is None or (is_integer(bits) and 1 <= bits <= 8)
+    require(valid, "Argument `bits` must be an integer in 1..8", bits=bits)
+    return 8 if bits is None else int(bits)
 
 
 def to_bins(images, bits):

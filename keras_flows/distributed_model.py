@@ -59,7 +59,9 @@ class DistributedModel(private.BuiltByConstructor, keras.Model):
         with self.distribute_strategy.scope():
             super().compile(*args, **kwargs)
 
-    def fit(self, *args, verbose="auto", callbacks=None, **kwargs):
+    def fit(
+        self, x=None, y=None, batch_size=None, epochs=1, verbose="auto", callbacks=None, **kwargs
+    ):
         self._check_strategy()
         strategy = self.distribute_strategy
         if self.compiled and self.optimizer is not None and not self.optimizer.built:
@@ -73,7 +75,7 @@ class DistributedModel(private.BuiltByConstructor, keras.Model):
             callbacks = [*callbacks, _StartAsTheChief()]
         verbose = self._verbose(verbose)
         try:
-            return super().fit(*args, verbose=verbose, callbacks=callbacks, **kwargs)
+            return super().fit(x, y, batch_size, epochs, verbose, callbacks, **kwargs)
         except _LOST as error:
             if distribute.num_workers(strategy) == 1:
                 raise
@@ -85,13 +87,13 @@ class DistributedModel(private.BuiltByConstructor, keras.Model):
                 "last epoch that it saved."
             ) from error
 
-    def evaluate(self, *args, verbose="auto", **kwargs):
+    def evaluate(self, x=None, y=None, batch_size=None, verbose="auto", *args, **kwargs):
         self._check_strategy()
-        return super().evaluate(*args, verbose=self._verbose(verbose), **kwargs)
+        return super().evaluate(x, y, batch_size, self._verbose(verbose), *args, **kwargs)
 
-    def predict(self, *args, verbose="auto", **kwargs):
+    def predict(self, x, batch_size=None, verbose="auto", *args, **kwargs):
         self._check_strategy()
-        return super().predict(*args, verbose=self._verbose(verbose), **kwargs)
+        return super().predict(x, batch_size, self._verbose(verbose), *args, **kwargs)
 
     def save(self, filepath, overwrite=True, *args, **kwargs):
         """As in Keras; of several workers, only the chief writes. The file is replaced at once."""

@@ -6,7 +6,7 @@ import warnings
 
 import tensorflow as tf
 
-from keras_flows.data_spec import clear_rows, spoil_rows
+from keras_flows.batches import clear_rows, spoil_rows
 from keras_flows.folders import new_folder
 from keras_flows.precomputation import leaves_of, supply
 
@@ -66,7 +66,7 @@ def _signatures(flow):
         spec = flow.data_spec.condition
         dtype = tf.float32 if tf.as_dtype(spec.dtype).is_floating else spec.dtype
         condition = (tf.TensorSpec((None, *spec.shape), dtype, name="condition"),)
-        if spec.takes_no_label:
+        if spec.takes_null_label:
             guidance = (tf.TensorSpec((None,), tf.float32, name="guidance"),)
 
     # Each direction is traced once, and shared by the signatures that need it. What it makes of

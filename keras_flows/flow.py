@@ -1,3 +1,5 @@
+"""The model of all zoo models, and of any bijection of yours."""
+
 import random
 
 import keras
@@ -5,19 +7,18 @@ import keras
 from keras_flows import distribute, layer_changes
 from keras_flows import export as saved_model
 from keras_flows import presets as preset_folders
-from keras_flows.adapted_density import AdaptedDensity
 from keras_flows.arguments import check_integers, require
-from keras_flows.condition_features import takes_no_label
+from keras_flows.batches import of_any_rows
+from keras_flows.condition_features import takes_null_label
 from keras_flows.condition_spec import make_condition_spec
 from keras_flows.data_spec import DataSpec
-from keras_flows.density import of_rows
 from keras_flows.private import flatten_layers
 from keras_flows.serialization import SetLater
 from keras_flows.training import LikelihoodTraining
 
 
 @keras.saving.register_keras_serializable(package="keras_flows")
-class Flow(SetLater, LikelihoodTraining, AdaptedDensity):
+class Flow(SetLater, LikelihoodTraining):
     """A normalizing flow: dequantisation, a bijection to a flat latent, and a base distribution.
 
     log p(x) = log prior(z) + log |det dz/dx|, z = bijection(x + u), in nats, of the data as given.
@@ -116,7 +117,7 @@ class Flow(SetLater, LikelihoodTraining, AdaptedDensity):
         )
         condition = make_condition_spec(
             *(num_classes, condition_shape, policy.variable_dtype),
-            takes_no_label=condition_network is None and takes_no_label(bijection),
+            takes_null_label=condition_network is None and takes_null_label(bijection),
         )
         super().__init__(
             bijection,
@@ -171,7 +172,7 @@ class Flow(SetLater, LikelihoodTraining, AdaptedDensity):
         if training:  # when a row more would change the statistics of the batch
             latent, log_prob = self.latent_and_log_prob(x, condition, training)
         else:
-            latent, log_prob = of_rows(self.latent_and_log_prob, x, condition)
+            latent, log_prob = of_any_rows(self.latent_and_log_prob, x, condition)
         return {"latent": latent, "log_prob": log_prob}
 
     def compute_output_spec(self, inputs, condition=None, training=False):
@@ -215,10 +216,17 @@ class Flow(SetLater, LikelihoodTraining, AdaptedDensity):
         super().set_later(later)
         if "layers" in later:
             layer_changes.change(self, later["layers"])
-        if "columns" in later:
-            self.data_spec.columns = later["columns"]
-        if "condition_columns" in later:
-            self.data_spec.condition.columns = later["condition_columns"]
+        for name, spec in (
+            ("columns", self.data_spec),
+            ("condition_columns", self.data_spec.condition),
+        ):
+            if name in later:
+                require(
+                    isinstance(later[name], list) and spec.shape == (len(later[name]),),
+                    f"`{name}` of a config must have a name for each of {spec.shape}",
+                    **{name: later[name]},
+                )
+                spec.columns = later[name]
 
     def quantize(self, mode=None, config=None, filters=None, **kwargs):
         """As in Keras. ValueError, before anything is changed, if there is a `Repeat`."""

@@ -16,7 +16,9 @@ HUGGING_FACE, KAGGLE = "hf://", "kaggle://"
 FORMS = f"{HUGGING_FACE}USER/REPOSITORY or {KAGGLE}USER/MODEL/keras/VARIATION"
 _NAME = r"[\w.-]+"
 _FORM = re.compile(
-    rf"{HUGGING_FACE}{_NAME}/{_NAME}(@.+)?|{KAGGLE}({_NAME}/){{3}}{_NAME}(/\d+)?", re.ASCII
+    rf"{HUGGING_FACE}{_NAME}/{_NAME}(?P<revision>@.+)?"
+    rf"|{KAGGLE}{_NAME}/{_NAME}/keras/{_NAME}(?P<version>/\d+)?",
+    re.ASCII,
 )
 
 
@@ -24,9 +26,10 @@ def is_address(value):
     return isinstance(value, str) and value.startswith((HUGGING_FACE, KAGGLE))
 
 
-def has_form(value):
-    """Whether it is an address of one of the `FORMS`."""
-    return is_address(value) and _FORM.fullmatch(value) is not None
+def has_form(value, *, to_write=False):
+    """Whether it is an address of one of the `FORMS`; to write to, one without a version."""
+    match = _FORM.fullmatch(value) if is_address(value) else None
+    return match is not None and not (to_write and any(match.groupdict().values()))
 
 
 def download(address, names):

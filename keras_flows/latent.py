@@ -45,14 +45,14 @@ def interpolate(a, b, n=8, how="linear"):
     """
     check_integers(2, n=n)
     check_one_of(("linear", "spherical"), how=how)
-    a, b = np.asarray(a), np.asarray(b)
+    a, b = _floats(a), _floats(b)
     require(
         a.shape == b.shape and a.ndim in (1, 2),
         "Arguments `a` and `b` must have one shape, (D,) or (batch, D)",
         a=a.shape,
         b=b.shape,
     )
-    share = np.linspace(0.0, 1.0, n, dtype=a.dtype).reshape(n, *[1] * a.ndim)
+    share = np.linspace(0.0, 1.0, n, dtype=np.result_type(a, b)).reshape(n, *[1] * a.ndim)
     if how == "linear":
         return (1 - share) * a + share * b
     radii = [np.linalg.norm(each, axis=-1, keepdims=True) for each in (a, b)]
@@ -93,7 +93,7 @@ def direction(z, has):
         z: latents (n, D) of data.
         has: (n,) booleans, or 0 and 1, which of them have the attribute: some, not all.
     """
-    z, has = np.asarray(z), np.asarray(has)
+    z, has = _floats(z), np.asarray(has)
     require(
         z.ndim == 2 and has.shape == z.shape[:1],
         "Arguments `z` and `has` must have shapes (n, D) and (n,)",
@@ -125,7 +125,7 @@ def nearest(z, among, k=1):
     Returns:
         Indices into `among` and distances, both (n, k), the nearest first.
     """
-    z, among = np.asarray(z), np.asarray(among)
+    z, among = _floats(z), _floats(among)
     require(
         z.ndim == among.ndim == 2 and z.shape[1] == among.shape[1],
         "Arguments `z` and `among` must have shapes (n, D) and (m, D)",
@@ -205,6 +205,12 @@ def likelihood_ratio(log_prob, other):
     )
     _check_finite(other=other)
     return np.where(np.isfinite(log_prob), other - log_prob, np.inf)
+
+
+def _floats(z):
+    """An array of floats, of integers and half precision float32: differences would overflow."""
+    z = np.asarray(z)
+    return z if z.dtype in ("float32", "float64") else z.astype("float32")
 
 
 def _check_finite(**argument):

@@ -5,10 +5,10 @@ know nothing of it. Whoever needs the values ahead asks all leaves at once, and 
 to all of them at once.
 """
 
-import contextlib
 import contextvars
 from types import MappingProxyType
 
+from keras_flows.context import having
 from keras_flows.private import flatten_layers
 
 _known = contextvars.ContextVar("keras_flows_precomputed", default=MappingProxyType({}))
@@ -20,7 +20,7 @@ class Precomputes:
     It writes `precompute` and reads the values by `precomputed`.
     """
 
-    directed = False
+    depends_on_direction = False
     """Whether the values of the two directions differ."""
 
     def precompute(self, inverse):
@@ -43,16 +43,11 @@ def leaves_of(layer):
     return [leaf for leaf in flatten_layers(layer) if isinstance(leaf, Precomputes)]
 
 
-@contextlib.contextmanager
 def supply(leaves, values, inverse):
     """Within this context each of `leaves` finds its one of `values` as precomputed."""
     known = {_key(leaf, inverse): value for leaf, value in zip(leaves, values, strict=True)}
-    token = _known.set({**_known.get(), **known})
-    try:
-        yield
-    finally:
-        _known.reset(token)
+    return having(_known, {**_known.get(), **known})
 
 
 def _key(leaf, inverse):
-    return id(leaf), inverse and leaf.directed
+    return id(leaf), inverse and leaf.depends_on_direction

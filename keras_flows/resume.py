@@ -33,10 +33,8 @@ class SetEpoch(keras.callbacks.Callback):
 def _epochs(datasets):
     """The epochs of all that the datasets are made of, by `map` for instance."""
     for data in datasets:
-        if hasattr(data, "epoch"):
-            yield data.epoch
-        elif isinstance(data, tf.data.Dataset):
-            yield from _epochs(datasets_of(data))
+        if isinstance(data, tf.data.Dataset):
+            yield from [data.epoch] if hasattr(data, "epoch") else _epochs(datasets_of(data))
 
 
 class Backups(keras.callbacks.Callback):

@@ -5,6 +5,8 @@ import inspect
 
 import keras
 
+from keras_flows.arguments import require
+
 SET_LATER = "set_later"
 
 
@@ -16,8 +18,8 @@ class ConstructorConfig:
     else than registered classes is ever restored.
     """
 
-    absent = {}
-    """What arguments were, before there were any, where a config does not have them."""
+    defaults_of_old_configs = {}
+    """Values of arguments that older configs lack."""
 
     def __new__(cls, *args, **kwargs):
         instance = super().__new__(cls, *args, **kwargs)
@@ -40,7 +42,7 @@ class ConstructorConfig:
             name: keras.saving.deserialize_keras_object(value)
             if isinstance(value, dict | list) and name != "dtype"
             else value
-            for name, value in {**cls.absent, **config}.items()
+            for name, value in {**cls.defaults_of_old_configs, **config}.items()
         }
         layer = super().from_config(restored)
         if not config.get("trainable", True):
@@ -65,6 +67,7 @@ def _taking_out(from_config):
         later = config.pop(SET_LATER, None)
         model = from_config(cls, config, *args, **kwargs)
         if later:
+            require(isinstance(later, dict), f"`{SET_LATER}` must be a dict", **{SET_LATER: later})
             model.set_later(later)
         return model
 

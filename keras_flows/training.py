@@ -8,6 +8,7 @@ import tensorflow as tf
 from keras import ops
 
 from keras_flows import dequantization, distribute, first_examples, private, resume
+from keras_flows.adapted_density import AdaptedDensity
 from keras_flows.arguments import check_integers, check_one_of, require
 from keras_flows.batch_parts import dividing_batches
 from keras_flows.data_spec import check_no_weights
@@ -20,8 +21,8 @@ from keras_flows.variational_noise import VariationalNoise
 DEQUANTIZATIONS = ("uniform", "variational")
 
 
-class LikelihoodTraining(DistributedModel):
-    """Mixin of an `AdaptedDensity`: Keras' `compile`, `fit`, `evaluate` and `predict`.
+class LikelihoodTraining(DistributedModel, AdaptedDensity):
+    """An `AdaptedDensity` with Keras' `compile`, `fit`, `evaluate` and `predict`.
 
     Args:
         dequantization: "uniform", or "variational" for noise that is learned with the density.
@@ -48,13 +49,14 @@ class LikelihoodTraining(DistributedModel):
             with keras.name_scope(self.name, caller=self):
                 self._variational_noise.build((None, *self.data_spec.shape))
 
-    def compile(self, optimizer="adam", **kwargs):
+    def compile(self, optimizer="adam", loss=None, **kwargs):
         """As in Keras, without losses and metrics: a flow has its own."""
         for name in ("loss", "loss_weights", "metrics", "weighted_metrics"):
+            value = loss if name == "loss" else kwargs.pop(name, None)
             require(
-                kwargs.get(name) is None,
+                not value,
                 f"A Flow minimises its negative log-likelihood and takes no `{name}`",
-                **{name: kwargs.get(name)},
+                **{name: value},
             )
         super().compile(optimizer, **kwargs)
         half = any(layer.compute_dtype == "float16" for layer in flatten_layers(self))
@@ -71,7 +73,16 @@ class LikelihoodTraining(DistributedModel):
         self.optimizer.build(self.trainable_variables)
 
     def fit(
-        self, x=None, y=None, batch_size=None, epochs=1, verbose="auto", callbacks=None, **kwargs
+        self,
+        x=None,
+        y=None,
+        batch_size=None,
+        epochs=1,
+        verbose="auto",
+        callbacks=None,
+        validation_split=0.0,
+        validation_data=None,
+        **kwargs,
     ):
         """As in Keras. Adapts the model first, if that has not been done."""
         for name in ("sample_weight", "class_weight"):
@@ -82,20 +93,19 @@ class LikelihoodTraining(DistributedModel):
         columns = self._columns(x, y)
         x, y = self._arrays(x, y)
         self.data_spec.check_source(x, y, read_again=True)
-        validation = keras.utils.unpack_x_y_sample_weight(kwargs.get("validation_data"))
-        if isinstance(kwargs.get("validation_data"), tuple | list):
-            check_no_weights(validation[2])
-            validation = kwargs["validation_data"] = self._arrays(*validation[:2], columns)
+        *validation, weights = keras.utils.unpack_x_y_sample_weight(validation_data)
+        if isinstance(validation_data, tuple | list):
+            check_no_weights(weights)
+            validation = validation_data = self._arrays(*validation, columns)
             self.data_spec.condition.check_source(validation[1])
-        self.data_spec.check_source(*validation[:2])
-        self._check_precision(x, y, *validation[:2])
+        self.data_spec.check_source(*validation)
+        self._check_precision(x, y, *validation)
         self._check_strategy()
         if self._adapted.numpy():
             first = first_examples.read(x, y, 1, batch_size)
             self._check_examples(first, columns)
         else:
-            split = kwargs.get("validation_split", 0.0)
-            first = self._examples(x, y, batch_size, split, columns)
+            first = self._examples(x, y, batch_size, validation_split, columns)
         if not self.adapted:
             self._adapt(first)
         self._adapted.assign(True)
@@ -109,10 +119,11 @@ class LikelihoodTraining(DistributedModel):
         if isinstance(x, tf.data.Dataset) and self.compiled:
             kwargs.setdefault("shuffle", False)  # or Keras warns that it cannot
         if not isinstance(callbacks, keras.callbacks.CallbackList):
-            order = resume.SetEpoch(x, kwargs.get("validation_data"))
+            order = resume.SetEpoch(x, validation_data)
             callbacks = keras.tree.flatten(callbacks or [])
             callbacks = [resume.Backups(callbacks), *callbacks, order]
-        return super().fit(x, y, batch_size, epochs, verbose=verbose, callbacks=callbacks, **kwargs)
+        validation = {"validation_split": validation_split, "validation_data": validation_data}
+        return super().fit(x, y, batch_size, epochs, verbose, callbacks, **validation, **kwargs)
 
     def evaluate(self, x=None, y=None, *args, **kwargs):
         self._check_adapted("evaluate")

@@ -28,7 +28,7 @@ def upload_preset(uri, preset):
     keras_flows.upload_preset("hf://USER/mine", "mine")
     ```
     """
-    require(hub.has_form(uri), f"Argument `uri` must be {hub.FORMS}", uri=uri)
+    require(hub.has_form(uri, to_write=True), f"Argument `uri` must be {hub.FORMS}", uri=uri)
     require(
         not hub.is_address(preset), "Argument `preset` must be a folder or a name", preset=preset
     )

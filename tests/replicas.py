@@ -184,7 +184,7 @@ def generate():
     yield from POINTS
 
 
-class Stop(keras.callbacks.Callback):
+class StopAtOnce(keras.callbacks.Callback):
     def on_train_begin(self, logs=None):
         raise KeyboardInterrupt
 
@@ -196,7 +196,7 @@ if STRATEGY not in ("none", "multi_worker"):
     signature = tf.TensorSpec(VECTOR, tf.float64)
     dataset = tf.data.Dataset.from_generator(generate, output_signature=signature).batch(4)
     with contextlib.suppress(KeyboardInterrupt):
-        model.fit(dataset, verbose=0, callbacks=[Stop()])
+        model.fit(dataset, verbose=0, callbacks=[StopAtOnce()])
     np.savez(f"{OUTPUT}-opened", len(opened))
 
 # What DistributedModel mends in Keras, and whether Keras still needs it.
@@ -246,7 +246,7 @@ if STRATEGY != "none":
 # A second strategy, as when a notebook's cell runs again.
 
 
-class Stop(keras.callbacks.Callback):
+class StopAfterABatch(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         raise KeyboardInterrupt
 
@@ -265,7 +265,7 @@ def losses_on(strategy, size, *callbacks):
 if STRATEGY == "2":
     results = {
         "first": losses_on(strategy, 2),
-        "interrupted": losses_on(strategy, 2, Stop()),
+        "interrupted": losses_on(strategy, 2, StopAfterABatch()),
         "other_shape": losses_on(tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]), 3),
         "other_devices": losses_on(tf.distribute.MirroredStrategy(["CPU:0", "CPU:1", "CPU:2"]), 4),
         "first_again": losses_on(strategy, 5),

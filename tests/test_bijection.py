@@ -74,7 +74,7 @@ NETWORKS = {
     "causal_transformer": (lambda: networks.CausalTransformer(4, num_heads=2), (3, 2)),
     "vit": (lambda: networks.ViT(4, num_heads=2), (3, 2)),
     "weight_norm_conv": (lambda: networks.WeightNormConv2D(4, 3), IMAGE),
-    "scaled_conv": (lambda: layers.ScaledConv2D(4, 3, normalize=True), IMAGE),
+    "scaled_conv": (lambda: networks.ScaledConv2D(4, 3, normalize=True), IMAGE),
 }
 
 

@@ -402,6 +402,13 @@ def test_layers_that_read_another_condition_are_refused():
     coupling = layers.AffineCoupling(networks.MLP(4), condition_shape=(3,))
     with pytest.raises(ValueError, match=r"has condition_shape=\(3,\), and is given \(5,\)"):
         Flow(coupling, (2,), condition_shape=(5,))
-    model = Flow(layers.LearnedPrior(num_classes=3), (2,), condition_shape=(3,))
+    for option, given in (
+        ({"num_classes": 5}, "labels of 5 classes"),
+        ({"condition_shape": (3,)}, "features"),
+        ({"num_classes": 3, "condition_network": keras.layers.Embedding(3, 3)}, "features"),
+    ):
+        with pytest.raises(ValueError, match=f"has num_classes=3, and is given {given}"):
+            Flow(layers.LearnedPrior(num_classes=3), (2,), **option)
+    layer = layers.LearnedPrior(num_classes=3)
     with pytest.raises(ValueError, match="has num_classes=3 and reads labels"):
-        model.adapt(THETA, X)
+        layer.forward(THETA, condition=X)

@@ -245,6 +245,7 @@ def test_workers_shard_by_data(data_dir):
         ({"split": "validation"}, r"`split`.*\['train', 'test'\].*split='validation'"),
         ({"split": "train[:0]"}, r"`split`.*not empty.*split='train\[:0\]'"),
         ({"split": None}, "`split`.*Received: split=None"),
+        ({"split": tfds.core.ReadInstruction("train")}, "`split`.*Received: split=ReadInstruction"),
         ({"split": ["train"]}, r"`split`.*Received: split=\['train'\]"),
         ({"data_dir": "no/such/dir"}, "`data_dir`.*existing directory.*'no/such/dir'"),
         ({"data_dir": 3}, "`data_dir`.*Received: data_dir=3"),

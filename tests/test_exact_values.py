@@ -412,7 +412,7 @@ def test_dropout_of_inner_units_in_training():
 
 @pytest.mark.parametrize("kernel_size", [1, 3, 5])
 def test_scaled_conv_is_a_convolution_with_a_channel_of_the_padding(kernel_size):
-    layer, x, pad = layers.ScaledConv2D(2, kernel_size), random(2, 3, 4, 3), kernel_size // 2
+    layer, x, pad = networks.ScaledConv2D(2, kernel_size), random(2, 3, 4, 3), kernel_size // 2
     layer.build(x.shape)
     randomize(layer)
     inside = ((0, 0), (pad, pad), (pad, pad), (0, 0))
@@ -429,7 +429,7 @@ def test_scaled_conv_is_a_convolution_with_a_channel_of_the_padding(kernel_size)
 
 
 def test_scaled_conv_draws_its_kernels_independently():
-    layer = layers.ScaledConv2D(4, 3, kernel_initializer="random_normal")
+    layer = networks.ScaledConv2D(4, 3, kernel_initializer="random_normal")
     layer.build((None, 4, 4, 1))
     assert np.abs(np.corrcoef(np.ravel(layer.kernel), np.ravel(layer.edge_kernel))[0, 1]) < 0.5
 

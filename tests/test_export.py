@@ -169,7 +169,7 @@ def test_signatures_are_named_typed_and_batched(exported):
     latent = tf.TensorSpec((None, model.size), tf.float32)
     log_prob = temperature = tf.TensorSpec((None,), tf.float32)
     condition, guidance = {}, {}
-    if model.data_spec.condition.takes_no_label:
+    if model.data_spec.condition.takes_null_label:
         guidance = {"guidance": temperature}
     if model.is_conditional:
         integers = model.num_classes is not None

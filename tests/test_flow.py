@@ -127,6 +127,19 @@ def test_float_images_and_other_integers_are_as_good(glow):
         close(glow.encode(IMAGES.astype(dtype), condition=LABELS.astype("int64")), expected)
 
 
+def test_lists_are_batches_with_all_their_digits():
+    """In a graph, of its tensors too."""
+    options = {"condition_shape": (1,), "dtype": "float64"}
+    model = Flow(layers.LearnedPrior(condition_shape=(1,), dtype="float64"), (1,), **options)
+    model.adapt(np.array([[0.0], [1.0]]), np.array([[0.0], [1.0]]))
+    perturb(model)
+    x, condition = np.array([[0.1]]), np.array([[0.7]])
+    expected = model.encode(x, condition)
+    close(model.encode([[0.1]], [[0.7]]), expected, rtol=1e-15)
+    listed = tf.function(lambda x, c: model.encode([x], [c]))
+    close(listed(x[0], condition[0]), expected, rtol=1e-15)
+
+
 def test_bits_per_dim_of_the_uniform_density_are_the_bits(uniform):
     close(uniform.log_prob(ALL_PIXELS), -4 * uniform.bits * math.log(2), atol=1e-3)
     uniform.compile(run_eagerly=True)
@@ -566,6 +579,34 @@ class Batches(keras.utils.PyDataset):
         return batch if len(batch) > 1 else batch[0]
 
 
+class Epochs(Batches):
+    epoch = 0  # its own business
+
+    def on_epoch_end(self):
+        self.epoch += 1
+
+
+def test_arguments_stand_where_keras_has_them():
+    x = np.random.default_rng(0).normal(size=(12, 2)).astype("float32")
+    model = Flow(layers.Chain([layers.LearnedPrior()]), (2,))
+    model.compile("adam", None, metrics=[], run_eagerly=True)
+    history = model.fit(x, None, 4, 1, 0, None, 0.25).history
+    assert "val_loss" in history
+    loss = model.evaluate(x, None, 4, 0)
+    assert loss == model.evaluate(x, batch_size=4, verbose=0)
+    assert model.predict(x, 4, 0)["log_prob"].shape == (12,)
+    with pytest.raises(ValueError, match="takes no `loss`. Received: loss='mse'"):
+        model.compile("adam", "mse")
+
+
+def test_an_epoch_of_a_py_dataset_is_its_own():
+    model = Flow(layers.Chain([layers.LearnedPrior()]), (2,))
+    model.compile("adam", run_eagerly=True)
+    data = Epochs(np.random.default_rng(0).normal(size=(12, 2)).astype("float32"))
+    model.fit(data, shuffle=False, epochs=2, verbose=0)
+    assert data.epoch >= 2
+
+
 def as_dataset(*arrays):
     return {"x": tf.data.Dataset.from_tensor_slices(arrays if arrays[1:] else arrays[0]).batch(4)}
 
@@ -684,7 +725,7 @@ def test_images_under_a_half_policy(policy):
     convolutions = [
         layer
         for layer in flatten_layers(model)
-        if isinstance(layer, networks.ConvNet | layers.ScaledConv2D)
+        if isinstance(layer, networks.ConvNet | networks.ScaledConv2D)
     ]
     assert {layer.compute_dtype for layer in convolutions} == {policy.removeprefix("mixed_")}
     result = model(IMAGES)

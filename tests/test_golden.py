@@ -12,7 +12,7 @@ import tensorflow as tf
 from conftest import precision
 
 from keras_flows import layers, zoo
-from keras_flows.guidance import guided_by
+from keras_flows.context import guided_by
 
 
 def load(name):

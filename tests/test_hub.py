@@ -125,7 +125,7 @@ def test_what_is_gated(address, hub, preset):
     "address",
     [
         *("hf://", "hf://flow", "hf://me/you/flow", "hf://me/fl ow", "hf://me/flow@"),
-        *("kaggle://me/flow", "kaggle://me/flows/keras/flow/latest"),
+        *("kaggle://me/flow", "kaggle://me/flows/keras/flow/latest", "kaggle://a/b/jax/c"),
     ],
 )
 def test_what_is_no_address(address):
@@ -183,7 +183,13 @@ def test_what_is_no_preset_is_not_uploaded(address, hub, preset, tmp_path):
     assert not hub.versions
 
 
-@pytest.mark.parametrize("uri", ["me/flow", "gs://me/flow", "hf://flow", None, 5])
+@pytest.mark.parametrize(
+    "uri",
+    [
+        *("me/flow", "gs://me/flow", "hf://flow", None, 5),
+        *("hf://me/flow@main", "kaggle://me/flows/keras/flow/2", "kaggle://me/flows/tf/flow"),
+    ],
+)
 def test_where_nothing_is_uploaded(uri, preset):
     with pytest.raises(ValueError, match=f"`uri` must be hf://.*Received: uri={uri!r}"):
         keras_flows.upload_preset(uri, preset)

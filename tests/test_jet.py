@@ -143,6 +143,14 @@ def test_tokens_that_cannot_be_halved(kinds, grid, shape, words):
         built(layers.TokenPartition(kinds, grid), shape)
 
 
+def test_a_partition_divides_one_shape():
+    shared = layers.TokenPartition("channels")
+    first, second = (layers.AffineCoupling(networks.MLP(4), partition=shared) for _ in range(2))
+    first.build((None, 4, 6))
+    with pytest.raises(ValueError, match=r"divides data of shape \(4, 6\).*Received: \(4, 2\)"):
+        second.build((None, 4, 2))
+
+
 # The network.
 
 

@@ -25,6 +25,13 @@ def test_interpolation_ends_where_it_should(how, shape):
     assert latent.interpolate(tf.constant(a, tf.float32), b.astype("float32"), 2).dtype == "float32"
 
 
+def test_integers_are_numbers_as_others():
+    np.testing.assert_allclose(latent.interpolate([0, 0], [2, 4], 3), [[0, 0], [1, 2], [2, 4]])
+    unsigned = np.array([[1], [9]], "uint8")
+    _, distances = latent.nearest(np.array([[5]], "uint8"), unsigned, k=2)
+    np.testing.assert_allclose(distances, [[4, 4]])
+
+
 def test_linear_interpolation_has_equal_steps():
     steps = np.diff(latent.interpolate(A, B, 5), axis=0)
     np.testing.assert_allclose(steps, np.tile((B - A) / 4, (4, 1)), atol=1e-12)

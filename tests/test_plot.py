@@ -362,11 +362,15 @@ def test_all_draw_into_the_axes_that_they_are_given(plane, model):
         (lambda m, p: plot.density(m), "`model` must be of vectors of two.*input_shape=(4, 4, 1)"),
         (lambda m, p: plot.density(p, np.ones((3, 3))), "Points must have shape (n, 2).*(3, 3)"),
         (lambda m, p: plot.density(p, bounds=((1, 0), (0, 1))), "`bounds` must be ((left"),
-        (lambda m, p: plot.latent_grid(p, extent=0), "`extent` must be a positive number.*=0"),
+        (lambda m, p: plot.latent_grid(p, extent=0), "`extent` must be a number in (0, inf).*=0"),
         (lambda m, p: plot.pairs(np.eye(3), names="ab"), "`names` must have one for each of 3"),
         (lambda m, p: plot.likelihoods([1.0]), "`log_probs` must be a dict.*'list'"),
         (lambda m, p: plot.likelihoods({"a": [np.nan]}), "`log_probs` must have finite"),
         (lambda m, p: plot.training({"loss": [1]}), "one of the entries ['loss'].*'bits_per_dim'"),
+        (
+            lambda m, p: plot.training({"loss": [3, 2, 1], "val_loss": [2]}, "loss"),
+            "an entry for each of 3 epochs.*CSVLogger.*'val_loss': 1",
+        ),
         (lambda m, p: plot.calibration([1], [1], 2), "shapes (n, D) and (n,).*below=(1,)"),
         (lambda m, p: calibration.ranks(p, [[1]], [1, 2]), "theta=(1, 1), x=(2,)"),
         (

@@ -496,7 +496,7 @@ def test_steps_come_out_and_go_in():
     other.build((None, *SHAPE))
     other.set_steps(steps)
     assert not np.allclose(other(x), z)
-    other.set_steps(repeat.get_steps())
+    other.set_steps(step for step in repeat.get_steps())
     np.testing.assert_array_equal(other.forward_and_log_det(x)[1], log_det)
 
 

@@ -225,7 +225,7 @@ def test_tarflow_learns_digits_and_their_labels(options, dtype):
     [
         (
             lambda m: m.sample(2, condition=0, guidance=-1),
-            "`guidance` must be a finite.*guidance=-1",
+            "`guidance` must be a number.*guidance=-1",
         ),
         (lambda m: m.decode(np.zeros((6, 16)), LABELS, np.nan), "`guidance` must be.*guidance=nan"),
         (lambda m: m.sample(2, condition=0, guidance="2"), "`guidance` must be.*guidance='2'"),

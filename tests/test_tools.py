@@ -1,13 +1,17 @@
 """The command-line tools, from training to export, on the embedded digits."""
 
 import csv
+import fcntl
 import json
 import os
 import pathlib
 import re
 import runpy
 import shutil
+import signal
+import subprocess
 import sys
+import time
 
 import keras
 import numpy as np
@@ -131,22 +135,67 @@ def test_train_refuses_a_folder_that_is_no_training_s(tool, tmp_path, data_dir, 
 
 
 @pytest.mark.parametrize(
-    ("wrong", "error", "words"),
+    ("wrong", "words"),
     [
-        (["--dataset", "digitss"], ValueError, "digitss"),
-        (["--dataset", "digits", "--arguments", '{"level": 1}'], ValueError, "level"),
-        (["--dataset", "digits", "--arguments", "[1]"], SystemExit, "2"),
+        (["--dataset", "digitss"], "error: --train_split: .*digitss"),
+        (["--validation_split", "train[:0]"], "error: --validation_split: "),
+        (["--arguments", '{"level": 1}'], "error: .*level"),
+        (["--arguments", "[1]"], "--arguments: must be a JSON object"),
+        (["--arguments", "{"], "--arguments: must be JSON .*Received: {"),
+        (["--model", "NICE", "--augmentation", '{"flipp": true}'], "--augmentation: .*flipp"),
+        (["--model", "NICE", "--augmentation", '{"flip": "no"}'], "`flip` must be a Boolean"),
+        (["--model", "NICE", "--augmentation", '{"shift": 2}'], "`shift` must be a number in"),
         (
-            ["--dataset", "digits", "--model", "NICE", "--augmentation", '{"flipp": true}'],
-            TypeError,
-            "flipp",
+            ["--dataset", "moons", "--model", "NICE", "--augmentation", '{"flip": true}'],
+            "Only images can be augmented",
         ),
+        (["--average", "1.5"], r"--average: must be a number in \[0, 1\). Received: 1.5"),
+        (["--warmup_epochs", "nan"], "--warmup_epochs: must be a number of at least 0"),
+        (["--seed", "-1"], r"--seed: must be an integer in 0..2\^31 - 1"),
     ],
 )
-def test_train_leaves_no_folder_of_what_it_refuses(tool, tmp_path, data_dir, wrong, error, words):
-    with pytest.raises(error, match=words):
-        tool("train", "--run", tmp_path / "run", "--data_dir", data_dir, *wrong)
+def test_train_leaves_no_folder_of_what_it_refuses(wrong, words, tool, tmp_path, data_dir, capsys):
+    where = ["--run", tmp_path / "run", "--data_dir", data_dir, "--dataset", "digits"]
+    with pytest.raises(SystemExit) as error:
+        tool("train", *where, *wrong)
+    assert re.search(words, f"{capsys.readouterr().err}{error.value}")
     assert not (tmp_path / "run").exists()
+
+
+def test_train_leaves_no_folder_of_what_fit_refuses(tool, tmp_path, data_dir):
+    """Else the mended command would be one of other settings."""
+    where = ["--run", tmp_path / "run", "--data_dir", data_dir, "--dataset", "digits"]
+    arguments = '{"depth": 1, "width": 4, "num_classes": 3}'
+    with pytest.raises(ValueError, match=r"must be in 0..2, as num_classes=3"):
+        tool("train", *where, "--model", "NICE", "--arguments", arguments)
+    assert not (tmp_path / "run").exists()
+
+
+def test_train_refuses_a_folder_where_another_trains(tool, tmp_path, data_dir, preset):
+    run = tmp_path / "run"
+    run.mkdir()
+    with open(run / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(SystemExit, match="where another process trains"):
+            train(tool, run, data_dir, preset)
+    assert contents(run) == {run / ".lock": b""}
+
+
+@pytest.mark.slow
+def test_workers_end_with_the_command_that_started_them(tmp_path):
+    sleep = f"import os, pathlib, time; pathlib.Path({str(tmp_path)!r}, str(os.getpid())).touch(); "
+    code = f"import cluster, sys; cluster.run_workers([sys.executable, '-c', {sleep!r} "
+    code += "'time.sleep(600)'], 2)"
+    environment = {**os.environ, "PYTHONPATH": str(TOOLS)}
+    with subprocess.Popen([sys.executable, "-c", code], env=environment) as command:
+        while len(workers := list(tmp_path.iterdir())) < 2:
+            assert command.poll() is None
+            time.sleep(0.1)
+        command.terminate()
+        assert command.wait() == 128 + signal.SIGTERM
+    for worker in workers:
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(worker.name), 0)
 
 
 def test_train_keeps_a_preset_s_own_precision(tool, tmp_path, data_dir, preset, monkeypatch):
@@ -250,9 +299,9 @@ def test_stopped_training_ends_as_if_it_had_not_been(
     [
         ({"epoch": 2}, "['epoch']"),
         ({"decay": "linear"}, "invalid choice: 'linear'"),
-        ({"epochs": 2.5}, "invalid positive_int value: '2.5'"),
-        ({"epochs": 0}, "invalid positive_int value: '0'"),
-        ({"learning_rate": -0.1}, "invalid positive_float value: '-0.1'"),
+        ({"epochs": 2.5}, "--epochs: must be a positive integer. Received: 2.5"),
+        ({"epochs": 0}, "--epochs: must be a positive integer. Received: 0"),
+        ({"learning_rate": -0.1}, "--learning_rate: must be a positive number. Received: -0.1"),
         ({"workers": 2}, "['workers']"),  # each of which would start two
         ({"model": "NICE", "arguments": {}}, "['arguments', 'model']"),
     ],
@@ -461,6 +510,9 @@ def test_publish_refuses_what_its_card_could_not_say(tool, trained, copy, data_d
             tool("publish", trained, copy, "--data_dir", data_dir)
         assert words in capsys.readouterr().err
     (copy / "recipe.json").write_text(json.dumps(recipe))
+    with pytest.raises(SystemExit):  # its folder is the cache of the hub's client
+        tool("publish", trained, "hf://me/digits", "--data_dir", data_dir)
+    assert "preset must be a name or a folder. Received: hf://me/digits" in capsys.readouterr().err
     assert contents(copy) == before
 
 
@@ -534,17 +586,50 @@ def test_export_makes_what_tf_serving_mounts(tool, trained, tmp_path, capsys):
 
 
 def test_sample_refuses_what_it_cannot_draw(tool, tmp_path, capsys):
-    keras_flows.Flow(keras_flows.layers.DiagonalScaling(), (1,)).save(tmp_path / "line.keras")
+    line = tmp_path / "line.keras"
+    keras_flows.Flow(keras_flows.layers.DiagonalScaling(), (1,)).save(line)
+    before = line.read_bytes()
     for arguments, words in (
         (["realnvp_moons", "--condition", 3], "--condition is of a conditional model"),
-        ([tmp_path / "line.keras"], "draws single numbers"),
+        (["realnvp_moons", "--condition", "three"], "--condition: must be JSON"),
+        (["realnvp_moons", "--zoom", 0], "--zoom: must be a positive integer. Received: 0"),
+        (["realnvp_moons", "--output", tmp_path], "--output must be a .png in a folder that"),
+        (["realnvp_moons", "--output", tmp_path / "no" / "a.png"], "--output must be a .png in"),
+        ([line, "--output", line], "--output must be a .png"),  # nor is the model overwritten
+        ([line], "draws single numbers"),
     ):
         with pytest.raises(SystemExit):
-            tool("sample", *arguments, "--output", tmp_path / "samples.png")
+            tool("sample", "--output", tmp_path / "samples.png", *arguments)
         assert words in capsys.readouterr().err
+    assert line.read_bytes() == before
     with pytest.raises(SystemExit, match="nowhere.keras"):
         tool("sample", tmp_path / "nowhere.keras", "--output", tmp_path / "samples.png")
     assert not (tmp_path / "samples.png").exists()
+
+
+@pytest.mark.parametrize("name", ["sample", "export", "evaluate"])
+def test_what_is_no_trained_flow(name, tool, tmp_path):
+    keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)]).save(tmp_path / "dense.keras")
+    (tmp_path / "half.keras").write_bytes((tmp_path / "dense.keras").read_bytes()[:100])
+    keras_flows.Flow(keras_flows.layers.ActNorm(), (2,)).save(tmp_path / "new.keras")
+    output = [] if name == "evaluate" else ["--output", tmp_path / "out.png"]
+    for file, words in (
+        ("dense.keras", "must be a keras_flows.Flow. Received: a Sequential"),
+        ("half.keras", "is no .keras file, or half of one"),
+        ("new.keras", "was never adapted to data or trained"),
+    ):
+        with pytest.raises(SystemExit, match=words):
+            tool(name, tmp_path / file, *output)
+    assert not (tmp_path / "out.png").exists()
+
+
+def test_help_of_card_writes_nothing(tool, monkeypatch, capsys):
+    monkeypatch.setattr(pathlib.Path, "write_text", None)
+    for flag, status in (("--help", 0), ("--nope", 2)):
+        with pytest.raises(SystemExit) as ended:
+            tool("card", flag)
+        assert ended.value.code == status
+    assert "Writes the presets' cards" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("text", ["", "# Ours.\n", "model_config_list {} # Ours."])

@@ -3,9 +3,19 @@ each by up to a tenth of its size."""
 
 import tensorflow as tf
 
+from keras_flows.arguments import check_in, require
+
 
 def augmented(data, seed, flip=False, shift=0.0):
-    """Batches of `data.load`; what becomes of an image depends on seed, epoch and place alone."""
+    """Batches of `data.load`; what becomes of an image depends on seed, epoch and place alone.
+
+    Raises:
+        ValueError: for `flip` that is no Boolean, a `shift` that is not in [0, 1), or vectors.
+    """
+    check_in("[0, 1)", shift=shift)
+    require(isinstance(flip, bool), "Argument `flip` must be a Boolean", flip=flip)
+    shape = tf.nest.flatten(data.element_spec)[0].shape
+    require(shape.rank == 4, "Only images can be augmented", shape=shape)
 
     def change(index, batch):
         x, *label = batch if isinstance(batch, tuple) else (batch,)

@@ -6,6 +6,7 @@
 All of it comes from the presets' config.json, metadata.json and recipe.json.
 """
 
+import argparse
 import re
 import shlex
 
@@ -14,6 +15,7 @@ from keras_flows import presets
 
 
 def main():
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     zoo = keras_flows.Flow.presets
     for name in zoo:
         (presets.ZOO / name / presets.CARD).write_text(card(presets.ZOO / name))

@@ -3,8 +3,10 @@
 import contextlib
 import json
 import os
+import signal
 import socket
 import subprocess
+import sys
 import time
 
 import tensorflow as tf
@@ -69,6 +71,8 @@ def run_workers(command, count, **options):
     Returns their exit codes. When one fails, the others have `GRACE` seconds to notice.
     """
     processes = start_workers(command, count, **options)
+    # Else `kill`, and what runs jobs, would end this program and leave the workers behind.
+    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         while any(process.poll() is None for process in processes):
             if any(process.poll() for process in processes):
@@ -81,7 +85,9 @@ def run_workers(command, count, **options):
     finally:
         for process in processes:
             process.kill()
-    return [process.wait() for process in processes]
+            process.wait()
+        signal.signal(signal.SIGTERM, before)
+    return [process.returncode for process in processes]
 
 
 def start_workers(command, count, **options):

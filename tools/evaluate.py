@@ -13,7 +13,9 @@ import math
 import sys
 
 import models
+import refusals
 import threads
+from flag_types import positive_int
 
 import keras_flows
 from keras_flows import presets
@@ -29,7 +31,7 @@ def main():
     parser.add_argument("--dataset", help="a TFDS name, digits or moons")
     parser.add_argument("--data_dir", help="where TFDS keeps prepared data")
     parser.add_argument("--split", help="by default the recipe's, or test")
-    parser.add_argument("--batch_size", type=int, default=100)
+    parser.add_argument("--batch_size", type=positive_int, default=100)
     options = parser.parse_args()
     names = options.models
     if options.all:
@@ -41,15 +43,16 @@ def main():
     wrong = []
     for name in names:
         model = models.load(name)
-        data = models.test_data(
-            name,
-            model,
-            dataset=options.dataset,
-            split=options.split,
-            data_dir=options.data_dir,
-            batch_size=options.batch_size,
-        )
-        bits, nats = evaluate(model, data)
+        with refusals.telling(name):
+            data = models.test_data(
+                name,
+                model,
+                dataset=options.dataset,
+                split=options.split,
+                data_dir=options.data_dir,
+                batch_size=options.batch_size,
+            )
+            bits, nats = evaluate(model, data)
         noisy = "" if not model.noise else ", of noisy images"
         line = f"{name}: {bits:.4f} bits/dim, {nats:.3f} nats{noisy}"
         if options.dataset is None and options.split is None:

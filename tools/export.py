@@ -10,7 +10,6 @@ also be a preset's name.
 
 import argparse
 import json
-import os
 import pathlib
 import shlex
 import urllib.parse
@@ -18,8 +17,11 @@ import urllib.parse
 import models
 import numpy as np
 import tensorflow as tf
+from flag_types import folder
 from google.protobuf import text_format
 from tensorflow_serving.config import model_server_config_pb2
+
+from keras_flows import folders
 
 BATCHING = """\
 max_batch_size { value: 64 }
@@ -33,19 +35,18 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", help=models.HELP)
     parser.add_argument(
-        "--output", required=True, type=pathlib.Path, help="folder of the model's versions"
+        "--output", required=True, type=folder, help="folder of the model's versions"
     )
     options = parser.parse_args()
-    output = options.output.absolute()
+    output = options.output.resolve()
     with_model(output)  # refuses a file that it could not extend before the work is done
 
     version = output / str(next_version(output))
     models.load(options.model).export(version)
     # Read again: meanwhile another export may have added its model.
     config = output.parent / "models.config"
-    scratch = config.with_name(f".{config.name}-{os.getpid()}")
-    scratch.write_text(with_model(output))
-    os.replace(scratch, config)
+    with folders.replaced_file(config) as scratch:
+        pathlib.Path(scratch).write_text(with_model(output))
     batching = output.parent / "batching.config"
     if not batching.exists():
         batching.write_text(BATCHING)
@@ -94,7 +95,7 @@ Ask for two samples by REST, and by gRPC:
 
 def next_version(folder):
     """One more than the largest there is."""
-    versions = [int(path.name) for path in folder.glob("*") if path.name.isdigit()]
+    versions = [int(path.name) for path in folder.glob("*") if path.name.isdecimal()]
     return max(versions, default=0) + 1
 
 

@@ -1,5 +1,9 @@
 """What the tools take as a model, and the data that belongs to it."""
 
+import pathlib
+import sys
+import zipfile
+
 import keras
 
 import keras_flows
@@ -9,12 +13,21 @@ HELP = "a .keras file, or the name, folder or address (hf://...) of a preset"
 
 
 def load(name):
+    """The model; SystemExit, with the reason, for what is none."""
+    if name.endswith(".keras") and pathlib.Path(name).exists() and not zipfile.is_zipfile(name):
+        sys.exit(f"{name} is no .keras file, or half of one")
     try:
         if name.endswith(".keras"):
-            return keras.models.load_model(name)
-        return keras_flows.Flow.from_preset(name)
+            model = keras.models.load_model(name)
+        else:
+            model = keras_flows.Flow.from_preset(name)
     except ValueError as error:
-        raise SystemExit(str(error)) from error
+        sys.exit(str(error))
+    if not isinstance(model, keras_flows.Flow):
+        sys.exit(f"{name} must be a keras_flows.Flow. Received: a {type(model).__name__}")
+    if not model.adapted:
+        sys.exit(f"{name} was never adapted to data or trained")
+    return model
 
 
 def test_data(name, model, *, dataset=None, split=None, data_dir=None, batch_size=100):

@@ -26,11 +26,13 @@ import h5py
 import keras
 import models
 import numpy as np
+import refusals
 import sample
 import train
+from flag_types import natural_int
 from PIL import Image
 
-from keras_flows import __version__, pictures, presets
+from keras_flows import __version__, hub, pictures, presets
 
 HALF_LOSS = 0.001  # bits/dim
 GAIN = 0.02  # bits/dim, for which new weights are worth their place in the repository's history
@@ -43,13 +45,16 @@ def main():
     parser.add_argument("preset", help="name or folder of the preset that was trained")
     parser.add_argument("--data_dir", help="where TFDS keeps prepared data")
     parser.add_argument("--machine", default=f"{os.cpu_count()} CPU cores, no GPU")
-    parser.add_argument("--gpus", type=int, default=0, help="how many the training had")
+    parser.add_argument("--gpus", type=natural_int, default=0, help="how many the training had")
     options = parser.parse_args()
-    folder = presets.find(options.preset).resolve()
-    metadata = presets.read(folder, presets.METADATA)
-    recipe = presets.read(folder, presets.RECIPE)
-    check_recipe(parser, options.run, folder, recipe)
-    training = time_of(options.run / "log.csv", options.gpus)
+    if hub.is_address(options.preset):
+        parser.error(f"preset must be a name or a folder. Received: {options.preset}")
+    with refusals.telling():
+        folder = presets.find(options.preset).resolve()
+        metadata = presets.read(folder, presets.METADATA)
+        recipe = presets.read(folder, presets.RECIPE)
+        check_recipe(parser, options.run, folder, recipe)
+        training = time_of(options.run / "log.csv", options.gpus)
 
     trained = models.load(str(options.run / "model.keras"))
     model = type(trained).from_preset(folder, load_weights=False)
@@ -184,6 +189,8 @@ def time_of(log, gpus=0):
     """The epochs that a training took, its minutes, and those of all GPUs or CPU cores."""
     with open(log) as rows:
         rows = list(csv.DictReader(rows))
+    if not rows:
+        raise ValueError(f"{log} must have a row for each epoch. Received: none")
     minutes, core_minutes = (
         round(sum(float(row[key]) for row in rows) / 60, 1) for key in ("seconds", "cpu_seconds")
     )

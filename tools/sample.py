@@ -6,13 +6,14 @@ tools/sample.py runs/cifar10/model.keras --output samples.png
 """
 
 import argparse
-import json
 import pathlib
 
 import models
+import refusals
 import threads
+from flag_types import json_value, positive_int
 
-from keras_flows import pictures
+from keras_flows import folders, pictures
 
 
 def main():
@@ -23,12 +24,16 @@ def main():
     parser.add_argument("--n", type=int, default=64, help="number of images")
     parser.add_argument("--temperature", type=float, default=1.0)
     parser.add_argument(
-        "--condition", type=json.loads, help="one for all, as JSON: a label, or [0.1, -0.2]"
+        "--condition", type=json_value, help="one for all, as JSON: a label, or [0.1, -0.2]"
     )
     parser.add_argument("--guidance", type=float, default=0.0, help="by labels, of a TarFlow")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--zoom", type=int, default=2, help="pixels of the PNG for each pixel")
+    parser.add_argument(
+        "--zoom", type=positive_int, default=2, help="pixels of the PNG for each pixel"
+    )
     options = parser.parse_args()
+    if options.output.suffix != ".png" or not options.output.parent.is_dir():
+        parser.error(f"--output must be a .png in a folder that exists. Received: {options.output}")
 
     model = models.load(options.model)
     if options.condition is not None and not model.is_conditional:
@@ -40,9 +45,10 @@ def main():
     values = (options.n, options.temperature, options.condition, options.seed, options.zoom)
     try:
         drawn = picture(model, *values, guidance=options.guidance)
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         parser.error(str(error))
-    options.output.write_bytes(drawn)
+    with refusals.telling(), folders.replaced_file(options.output) as scratch:
+        pathlib.Path(scratch).write_bytes(drawn)
     print(f"{options.n} samples at temperature {options.temperature}: {options.output}")
 
 

@@ -15,8 +15,11 @@ machines that the environment variable TF_CONFIG lists; the same command is star
 """
 
 import argparse
+import contextlib
 import copy
 import csv
+import fcntl
+import functools
 import json
 import math
 import pathlib
@@ -26,8 +29,18 @@ import time
 import augmentation
 import cluster
 import keras
+import refusals
 import tensorflow as tf
 import threads
+from flag_types import (
+    json_object,
+    json_or_name,
+    natural_float,
+    positive_float,
+    positive_int,
+    seed,
+    share,
+)
 
 import keras_flows
 from keras_flows import distribute, folders, presets
@@ -60,8 +73,10 @@ def main():
         check_run(parser, options)
         if options.strategy != "none":
             print(f"Replicas: {strategy.num_replicas_in_sync}", flush=True)
+    with refusals.telling():
+        model, data = prepare(options, strategy)
     try:
-        train(options, strategy)
+        train(options, strategy, model, **data)
     except ConnectionError as error:
         sys.exit(str(error))
 
@@ -83,15 +98,15 @@ def flags():
     parser.add_argument("--batch_size", type=positive_int, default=64, help="over all replicas")
     parser.add_argument("--optimizer", default="adam", type=json_or_name, help="name or JSON")
     parser.add_argument("--learning_rate", type=positive_float, default=1e-3, help="at its peak")
-    parser.add_argument("--warmup_epochs", type=float, help="by default a tenth of all")
+    parser.add_argument("--warmup_epochs", type=natural_float, help="by default a tenth of all")
     parser.add_argument("--decay", default="cosine", choices=("cosine", "none"))
-    parser.add_argument("--average", type=float, help="momentum of an average of the weights")
+    parser.add_argument("--average", type=share, help="momentum of an average of the weights")
     parser.add_argument("--clip", type=positive_float, help="the largest norm of all gradients")
     parser.add_argument(
         "--augmentation", default={}, type=json_object, help="JSON; see augmentation.py"
     )
     parser.add_argument("--dtype", help='policy of the model, such as "mixed_bfloat16"')
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=seed, default=0)
     parser.add_argument("--strategy", default="none", choices=cluster.STRATEGIES)
     parser.add_argument("--workers", type=int, help="processes to start here, to try it out")
     return parser
@@ -173,7 +188,8 @@ def depends_on_the_batch(options):
     return name.endswith(("RealNVP", "NSF"))
 
 
-def train(options, strategy):
+def prepare(options, strategy):
+    """The compiled model, and what it is trained and validated on, as `train` takes them."""
     keras.utils.set_random_seed(options.seed)
     # Else 1x1 convolutions and their inverses, which `reversible` trains by, differ on a GPU.
     tf.config.experimental.enable_tensor_float_32_execution(False)
@@ -186,17 +202,18 @@ def train(options, strategy):
                 options.preset, load_weights=False, seed=options.seed, **dtype
             )
             labels = model.is_conditional
-    training, validation = (
-        keras_flows.data.load(
-            options.dataset,
-            split=split,
-            batch_size=options.batch_size,
-            data_dir=options.data_dir,
-            labels=labels,
-            seed=options.seed,
-        )
-        for split in (options.train_split, options.validation_split)
+    load = functools.partial(
+        keras_flows.data.load,
+        options.dataset,
+        batch_size=options.batch_size,
+        data_dir=options.data_dir,
+        labels=labels,
+        seed=options.seed,
     )
+    with refusals.telling("--train_split"):
+        training = load(split=options.train_split)
+    with refusals.telling("--validation_split"):
+        validation = load(split=options.validation_split)
     spec = training.element_spec[0] if labels else training.element_spec
     with strategy.scope():
         if model is None:
@@ -205,37 +222,38 @@ def train(options, strategy):
             )
         model.compile(make_optimizer(options, int(training.cardinality())))
     if options.augmentation:
-        training = augmentation.augmented(training, options.seed, **options.augmentation)
+        with refusals.telling("--augmentation"):
+            training = augmentation.augmented(training, options.seed, **options.augmentation)
+    return model, {"training": training, "validation": validation}
+
+
+def train(options, strategy, model, training, validation):
     if distribute.is_chief(strategy):
         model.summary()
-        # Only now, so that nothing which was refused above has a folder.
-        options.run.mkdir(parents=True, exist_ok=True)
-        presets.write_json(options.run / SETTINGS, settings(options))
     average = keras.callbacks.SwapEMAWeights() if options.average is not None else None
-    model.fit(
-        training,
-        validation_data=validation,
-        epochs=options.epochs,
-        callbacks=[
-            Seconds(),
-            *([average] if average else []),  # by which the model is validated
-            # These before the backup: if it is stopped in between, the epoch comes again.
-            FiniteLoss(options.run),
-            BestModel(
-                average,
-                options.run / "model.keras",
-                monitor="val_loss",
-                save_best_only=True,
-                initial_value_threshold=best_so_far(options.run / "log.csv"),
-            ),
-            Log(options.run / "log.csv"),
-            # Kept, so that a finished training started again has nothing left to do; two of them,
-            # as it may be stopped while it writes one.
-            keras.callbacks.BackupAndRestore(
-                options.run / "backup", double_checkpoint=True, delete_checkpoint=False
-            ),
-        ],
-    )
+    callbacks = [
+        Seconds(),
+        *([average] if average else []),  # by which the model is validated
+        # These before the backup: if it is stopped in between, the epoch comes again.
+        FiniteLoss(options.run),
+        BestModel(
+            average,
+            options.run / "model.keras",
+            monitor="val_loss",
+            save_best_only=True,
+            initial_value_threshold=best_so_far(options.run / "log.csv"),
+        ),
+        Log(options.run / "log.csv"),
+        # Kept, so that a finished training started again has nothing left to do; two of them, as it
+        # may be stopped while it writes one.
+        keras.callbacks.BackupAndRestore(
+            options.run / "backup", double_checkpoint=True, delete_checkpoint=False
+        ),
+    ]
+    with contextlib.ExitStack() as stack:
+        if distribute.is_chief(strategy):
+            callbacks = [Folder(options, stack), *callbacks]
+        model.fit(training, validation_data=validation, epochs=options.epochs, callbacks=callbacks)
 
 
 def make_optimizer(options, steps_per_epoch):
@@ -254,6 +272,26 @@ def make_optimizer(options, steps_per_epoch):
     if options.average is not None:
         config |= {"use_ema": True, "ema_momentum": options.average}
     return type(optimizer).from_config(config)
+
+
+class Folder(keras.callbacks.Callback):
+    """Makes the run's folder, and keeps others out: only now, so that what is refused has none."""
+
+    def __init__(self, options, stack):
+        super().__init__()
+        self.options = options
+        self.stack = stack  # as long as it is open, the folder is this training's alone
+
+    def on_train_begin(self, logs=None):
+        run = self.options.run
+        with refusals.telling("--run"):
+            run.mkdir(parents=True, exist_ok=True)
+            lock = self.stack.enter_context(open(run / ".lock", "w"))
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                sys.exit(f"{run} is where another process trains")
+            presets.write_json(run / SETTINGS, settings(self.options))
 
 
 class Seconds(keras.callbacks.Callback):
@@ -331,31 +369,6 @@ class BestModel(keras.callbacks.ModelCheckpoint):
         super().on_epoch_end(epoch, logs)
         if self.average is not None:
             self.average.on_test_end()
-
-
-def json_object(text):
-    value = json.loads(text)
-    if not isinstance(value, dict):
-        raise ValueError(text)  # which argparse tells, by the name of this function
-    return value
-
-
-def json_or_name(text):
-    return json.loads(text) if text.startswith("{") else text
-
-
-def positive_int(text):
-    return positive(int(text))
-
-
-def positive_float(text):
-    return positive(float(text))
-
-
-def positive(value):
-    if not 0 < value < math.inf:
-        raise ValueError(value)
-    return value
 
 
 def logged(log):

@@ -1,10 +1,10 @@
 import numpy as np
 
-from keras_flows.callbacks.of_a_flow import OfExamples
+from keras_flows.callbacks.base import ExampleMetrics
 from keras_flows.layers import Chain
 
 
-class LatentStatistics(OfExamples):
+class LatentStatistics(ExampleMetrics):
     """Logs how the latents of given examples are distributed, which should be as the prior is.
 
     Each epoch gets the entries `latent_mean`, `latent_deviation` and `latent_excess_kurtosis`, over

@@ -3,11 +3,11 @@ import warnings
 
 import numpy as np
 
-from keras_flows.arguments import require
-from keras_flows.callbacks.of_a_flow import OfExamples
+from keras_flows.arguments import check_in
+from keras_flows.callbacks.base import ExampleMetrics
 
 
-class RoundTripError(OfExamples):
+class RoundTripError(ExampleMetrics):
     """Logs how far the model is from being its own inverse: `round_trip_error`, each epoch.
 
     It is the largest |x - inverse(forward(x))| of all elements of given examples, as the bijection
@@ -34,11 +34,8 @@ class RoundTripError(OfExamples):
 
     def __init__(self, examples, condition=None, *, bound=None):
         super().__init__(examples, condition)
-        require(
-            bound is None or (isinstance(bound, int | float) and bound > 0),
-            "Argument `bound` must be a positive number, or None",
-            bound=bound,
-        )
+        if bound is not None:
+            check_in("(0, inf]", bound=bound)
         self.bound = bound
 
     def entries(self, x, condition):

@@ -1,15 +1,13 @@
-import math
-import numbers
 import os
 
 import tensorflow as tf
 
 from keras_flows import distribute, folders, pictures
-from keras_flows.arguments import check_integers, require
-from keras_flows.callbacks.of_a_flow import OfAFlow
+from keras_flows.arguments import check_in, check_integers, require
+from keras_flows.callbacks.base import FlowCallback
 
 
-class SampleGrid(OfAFlow):
+class SampleGrid(FlowCallback):
     """Draws samples of the same latents as they change with training, a PNG an epoch.
 
     `directory/epoch_0001.png`, after the first epoch, and so on: a grid of images, or the first two
@@ -58,11 +56,7 @@ class SampleGrid(OfAFlow):
             )
         check_integers(1, n=n, frequency=frequency)
         check_integers(0, seed=seed)
-        require(
-            isinstance(temperature, numbers.Real) and 0 <= temperature < math.inf,
-            "Argument `temperature` must be a finite number of at least 0",
-            temperature=temperature,
-        )
+        check_in("[0, inf)", temperature=temperature)
         self.directory = os.fspath(directory)
         self.n = n
         self.frequency = frequency

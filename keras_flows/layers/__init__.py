@@ -21,7 +21,6 @@ from keras_flows.layers.spline_coupling import SplineCoupling
 from keras_flows.layers.squeeze import Squeeze
 from keras_flows.layers.standardize import Standardize
 from keras_flows.layers.token_partition import TokenPartition
-from keras_flows.networks.scaled_conv2d import ScaledConv2D
 
 __all__ = [
     "ActNorm",
@@ -41,7 +40,6 @@ __all__ = [
     "Permute",
     "Repeat",
     "Rescale",
-    "ScaledConv2D",
     "SplineCoupling",
     "Squeeze",
     "Standardize",

@@ -30,7 +30,7 @@ class ActNorm(Precomputes, Bijection):
     """
 
     data_dependent = True
-    directed = True
+    depends_on_direction = True
 
     def build(self, input_shape):
         shape = (input_shape[-1],)

@@ -4,7 +4,7 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from keras_flows.arguments import check_one_of, require
+from keras_flows.arguments import check_in, check_one_of
 from keras_flows.layers.coupling import Coupling
 
 SCALES = ("sigmoid", "half_sigmoid", "max_sigmoid", "tanh", "exp")
@@ -21,8 +21,8 @@ class AffineCoupling(Coupling):
     second, h, of which s is made. Shapes and errors: those of `Coupling`.
 
     Args:
-        network, partition, swap, output_layer: as for `Coupling`; the output layer has two
-            channels for each channel that changes.
+        network, partition, swap, output_layer, condition_shape: as for `Coupling`; the output layer
+            has two channels for each channel that changes.
         scale: how s is bounded. "sigmoid": s = log sigmoid(h + 2) (Glow's code). "half_sigmoid":
             s = log((1 + sigmoid(h + 2)) / 2), whose inverse at most doubles; of a scale near 0 it
             explodes (Behrmann et al. 2021, arXiv:2006.09347). "max_sigmoid":
@@ -64,11 +64,7 @@ class AffineCoupling(Coupling):
             network, partition=partition, swap=swap, output_layer=output_layer, **kwargs
         )
         check_one_of(SCALES, scale=scale)
-        require(
-            0 < max_scale < math.inf,
-            "Argument `max_scale` must be positive and finite",
-            max_scale=max_scale,
-        )
+        check_in("(0, inf)", max_scale=max_scale)
         self.scale = scale
         self.max_scale = max_scale
         self.bound_initializer = keras.initializers.get(bound_initializer)

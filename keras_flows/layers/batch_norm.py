@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from keras_flows import distribute
-from keras_flows.arguments import require
+from keras_flows.arguments import check_in
 from keras_flows.bijection import Bijection, constant_log_det
 from keras_flows.layers.partition import Roles, get_partition
 
@@ -37,7 +37,8 @@ class BatchNorm(Bijection):
 
     def __init__(self, *, partition=None, swap=False, momentum=0.9, epsilon=1e-4, **kwargs):
         super().__init__(**kwargs)
-        require(0 <= momentum <= 1, "Argument `momentum` must be in [0, 1]", momentum=momentum)
+        check_in("[0, 1]", momentum=momentum)
+        check_in("(0, inf)", epsilon=epsilon)
         self.partition = partition
         self.swap = swap
         self.momentum = momentum
@@ -70,7 +71,7 @@ class BatchNorm(Bijection):
             return y, self._log_det(log_scale, x)
         x1, x2 = self._roles.split(x)
         y2, log_scale = method(x2, training)
-        return self._roles.merge(x1, self._roles.where_free(y2)), self._log_det(log_scale, x)
+        return self._roles.merge(x1, self._roles.where_changed(y2)), self._log_det(log_scale, x)
 
     def _normalize(self, x, training):
         mean, variance = self.moving_mean, self.moving_variance
@@ -88,5 +89,5 @@ class BatchNorm(Bijection):
     def _log_det(self, log_scale, x):
         if self._roles is None or self._roles.partition.masks() is None:
             return constant_log_det(math.prod(self._changed[1:-1]) * ops.sum(log_scale), x)
-        cells = self._roles.where_free(ops.broadcast_to(log_scale, (1, *self._changed[1:])))
+        cells = self._roles.where_changed(ops.broadcast_to(log_scale, (1, *self._changed[1:])))
         return constant_log_det(ops.sum(cells), x)

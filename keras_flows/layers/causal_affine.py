@@ -5,14 +5,15 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from keras_flows.arguments import check_one_of, is_integer, require
+from keras_flows.arguments import check_one_of, require
 from keras_flows.bijection import Bijection, constant_log_det, sum_over_event
-from keras_flows.guidance import current_guidance
+from keras_flows.context import current_guidance
 from keras_flows.layers.affine_coupling import shift_and_scale
+from keras_flows.layers.conditioning import Conditioning
 from keras_flows.layers.coupling import output_policy
-from keras_flows.layers.token_partition import _permute
-from keras_flows.networks.causal_transformer import torch_dense
-from keras_flows.networks.rows import by_rows
+from keras_flows.layers.orders import add_order, permute
+from keras_flows.networks.attention import check_tokens
+from keras_flows.networks.dense import by_rows, torch_dense
 
 SCHEDULES = ("linear", "constant")
 
@@ -54,7 +55,7 @@ class CausalAffine(Bijection):
     """
 
     inverts_cheaply = False
-    takes_no_label = True
+    takes_null_label = True
     step_index = 0
 
     def __init__(self, network, *, condition_shape=None, guidance_schedule="linear", **kwargs):
@@ -65,16 +66,17 @@ class CausalAffine(Bijection):
             error=TypeError,
             network=network,
         )
-        sizes = condition_shape if hasattr(condition_shape, "__len__") else (condition_shape,)
-        require(
-            condition_shape is None or (len(sizes) == 1 and is_integer(sizes[0]) and sizes[0] >= 1),
-            "Argument `condition_shape` must be (n,), without the batch. Of others, let a "
-            "`condition_network` make features (batch, n), as `keras.layers.Flatten` does",
-            condition_shape=condition_shape,
-        )
         check_one_of(SCHEDULES, guidance_schedule=guidance_schedule)
         self.network = network
-        self.condition_shape = None if condition_shape is None else tuple(condition_shape)
+        self.condition_shape = condition_shape
+        if condition_shape is not None:
+            self._conditioning = Conditioning(condition_shape)
+            require(
+                len(self._conditioning.shape) == 1,
+                "Argument `condition_shape` must be (n,), without the batch. Of others, let a "
+                "`condition_network` make features (batch, n), as `keras.layers.Flatten` does",
+                condition_shape=condition_shape,
+            )
         self.guidance_schedule = guidance_schedule
 
     @property
@@ -91,20 +93,10 @@ class CausalAffine(Bijection):
         return config
 
     def build(self, input_shape):
-        if len(input_shape) != 3 or None in input_shape[1:]:
-            raise ValueError(
-                "CausalAffine needs tokens (batch, tokens, channels) of a known number. "
-                f"Received: shape {tuple(input_shape)}"
-            )
+        check_tokens(self, input_shape)
         _, tokens, channels = input_shape
         order = np.arange(tokens)[:: -1 if self.step_index % 2 else 1]
-        self.order = self.add_weight(
-            name="order",
-            shape=order.shape,
-            dtype="int64",  # XLA finds none of int32 on a GPU
-            initializer=lambda shape, dtype: ops.convert_to_tensor(order.copy(), dtype),
-            trainable=False,
-        )
+        self.order = add_order(self, "order", order)
         given = [(tokens, channels), *([self.condition_shape] if self.reads_condition else [])]
         features = self.network(*(keras.KerasTensor((None, *shape)) for shape in given))
         self._output_layer = torch_dense(
@@ -118,20 +110,20 @@ class CausalAffine(Bijection):
 
     def forward_and_log_det(self, x, condition=None, training=False):
         order = tf.convert_to_tensor(self.order)
-        x = _permute(x, order, order)
+        x = permute(x, order, order)
         features = self.network(x, *self._floats(condition), positions=order, training=training)
-        # Of a token, for the next; and nothing for the first.
-        following = self._log_scale_and_shift(features)
-        log_scale, shift = (tf.pad(each[:, :-1], [[0, 0], [1, 0], [0, 0]]) for each in following)
+        # Each token's are those of the next one; the first stays.
+        of_next = self._log_scale_and_shift(features)
+        log_scale, shift = (tf.pad(each[:, :-1], [[0, 0], [1, 0], [0, 0]]) for each in of_next)
         z = shift_and_scale(x, -shift, -log_scale)
-        return _permute(z, order, order), -sum_over_event(log_scale)
+        return permute(z, order, order), -sum_over_event(log_scale)
 
     def inverse_and_log_det(self, z, condition=None, training=False):
         order, tokens = tf.convert_to_tensor(self.order), z.shape[1]
         floats, guidance = self._floats(condition), current_guidance()
         is_guided = guidance is not None and self.reads_condition
         if is_guided:  # in twice as many rows: those of the labels, then those of none
-            floats = [tf.concat([floats[0], self._no_label(tf.shape(z)[0])], axis=0)]
+            floats = [tf.concat([floats[0], self._null_label(tf.shape(z)[0])], axis=0)]
 
         def step(i, x, log_det, cache):
             token = tf.gather(x, tf.reshape(i, [1]), axis=1)
@@ -158,13 +150,13 @@ class CausalAffine(Bijection):
             step,
             (
                 tf.constant(0),
-                _permute(z, order, order),
+                permute(z, order, order),
                 constant_log_det(0, z),
                 self.network.empty_cache(rows),
             ),
             maximum_iterations=tokens - 1,
         )
-        return _permute(x, order, order), log_det
+        return permute(x, order, order), log_det
 
     def _log_scale_and_shift(self, features):
         """(log_scale, shift) of the following token, each (batch, tokens, channels)."""
@@ -175,25 +167,14 @@ class CausalAffine(Bijection):
         """[condition], as the network takes it; [] if it is not read."""
         if not self.reads_condition:
             return []
-        if condition is None:
-            raise ValueError(
-                f"A layer with condition_shape={self.condition_shape} needs `condition`. "
-                "Received: None"
-            )
+        floats = self._conditioning.as_floats(condition, self.compute_dtype)
         condition = tf.convert_to_tensor(condition)
         if condition.dtype.is_integer and condition.shape.rank == 1:
-            one_hot = tf.one_hot(condition, *self.condition_shape, dtype=self.compute_dtype)
-            no_label = self._no_label(tf.shape(condition)[0])
-            condition = tf.where((condition < 0)[:, None], no_label, one_hot)
-        condition = ops.cast(condition, self.compute_dtype)
-        require(
-            condition.shape[1:] == self.condition_shape,
-            f"A condition must have shape (batch, {', '.join(map(str, self.condition_shape))})",
-            condition=tuple(condition.shape),
-        )
-        return [condition]
+            null_label = self._null_label(tf.shape(condition)[0])
+            floats = tf.where((condition < 0)[:, None], null_label, floats)
+        return [floats]
 
-    def _no_label(self, rows):
+    def _null_label(self, rows):
         (n,) = self.condition_shape
         return tf.fill((rows, n), tf.constant(1 / n, self.compute_dtype))
 
@@ -206,6 +187,6 @@ class CausalAffine(Bijection):
 
 
 def _guide(parameters, weight):
-    """Away from what they are without label, of the second half of the rows."""
+    """Away from what they are without label, in the second half of the rows."""
     given, without = tf.split(parameters, 2)
     return given + weight * (given - without)

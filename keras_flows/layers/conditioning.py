@@ -31,7 +31,7 @@ class Conditioning:
         )
         self.shape = tuple(map(int, sizes))
         self.channels = sizes[-1]
-        self.is_looked_at = len(sizes) == 2
+        self.is_attended = len(sizes) == 2
 
     def build(self, input_shape):
         self._space = tuple(input_shape[1:-1])
@@ -58,7 +58,7 @@ class Conditioning:
         require(
             condition.shape[1:] == self.shape,
             f"A condition must have shape (batch, {', '.join(map(str, self.shape))})",
-            condition=tuple(condition.shape),
+            shape=tuple(condition.shape),
         )
         return condition
 

@@ -7,7 +7,7 @@ from keras_flows.arguments import check_integers, require
 from keras_flows.bijection import Bijection, add_gradients, constant_log_det, sum_over_event
 from keras_flows.layers.conditioning import Conditioning
 from keras_flows.layers.partition import Roles, get_partition
-from keras_flows.networks.rows import by_rows
+from keras_flows.networks.dense import by_rows
 from keras_flows.networks.scaled_conv2d import ScaledConv2D
 from keras_flows.results import check_pair, missing
 
@@ -113,15 +113,15 @@ class Coupling(Bijection):
     def build(self, input_shape):
         check_integers(1, parameters_per_channel=self.parameters_per_channel)
         shape, changed = self._roles.build(input_shape)
-        looked_at = ()
-        if self._looks_at_condition:
-            looked_at = (keras.KerasTensor((None, *self._conditioning.shape)),)
+        attended = ()
+        if self._attends_to_condition:
+            attended = (keras.KerasTensor((None, *self._conditioning.shape)),)
         elif self._conditioning is not None:
             self._conditioning.build(shape)
             shape = (*shape[:-1], shape[-1] + self._conditioning.channels)
         # To call them builds them, those without a `build`, too.
         if self.network is not None:
-            shape = self.network(keras.KerasTensor(shape), *looked_at).shape
+            shape = self.network(keras.KerasTensor(shape), *attended).shape
         wanted = (*changed[:-1], int(self.parameters_per_channel) * changed[-1])
         if self.output_layer is None:
             self._default_output_layer = self._make_output_layer(wanted[-1], len(shape) == 4)
@@ -134,12 +134,14 @@ class Coupling(Bijection):
 
     def forward_and_log_det(self, x, condition=None, training=False):
         x1, x2 = self._roles.split(x)
-        z2, log_det = self._where_free("transform", x2, self.parameters_of(x1, condition, training))
+        z2, log_det = self._where_changed(
+            "transform", x2, self.parameters_of(x1, condition, training)
+        )
         return self._roles.merge(x1, z2), log_det
 
     def inverse_and_log_det(self, z, condition=None, training=False):
         z1, z2 = self._roles.split(z)
-        x2, log_det = self._where_free(
+        x2, log_det = self._where_changed(
             "inverse_transform", z2, self.parameters_of(z1, condition, training)
         )
         return self._roles.merge(z1, x2), log_det
@@ -151,47 +153,47 @@ class Coupling(Bijection):
         with tf.GradientTape() as network_tape:
             network_tape.watch([z1, *sources])
             parameters = self.parameters_of(z1, condition, training)
-        x2, _ = self._where_free("inverse_transform", z2, parameters)
+        x2, _ = self._where_changed("inverse_transform", z2, parameters)
         with tf.GradientTape() as transform_tape:
             transform_tape.watch([x2, parameters, *sources])
-            outputs = self._where_free("transform", x2, parameters)
+            outputs = self._where_changed("transform", x2, parameters)
         dx2, dparameters, *gradients = transform_tape.gradient(
             outputs, [x2, parameters, *sources], [dz2, dlog_det]
         )
         dx1, *network_gradients = network_tape.gradient(parameters, [z1, *sources], dparameters)
         pairs = zip(gradients, network_gradients, strict=True)
         gradients = [add_gradients(*pair) for pair in pairs]
-        dx1 = add_gradients(dz1, None if dx1 is None else self._roles.where_kept(dx1))
+        dx1 = add_gradients(dz1, None if dx1 is None else self._roles.where_conditioning(dx1))
         return self._roles.merge(z1, x2), self._roles.merge(dx1, dx2), gradients
 
     def parameters_of(self, x1, condition=None, training=False):
         """The output layer of the network of x1 and the condition, in the bijection's dtype."""
-        further, looked_at = (), ()
-        if self._looks_at_condition:
-            looked_at = (self._conditioning.as_floats(condition, x1.dtype),)
+        further, attended = (), ()
+        if self._attends_to_condition:
+            attended = (self._conditioning.as_floats(condition, x1.dtype),)
         elif self._conditioning is not None:
             further = (self._conditioning.spread(condition, x1),)
         features = self._roles.conditioner_input(x1, *further)
         if self.network is not None:
-            features = self.network(features, *looked_at, training=training)
+            features = self.network(features, *attended, training=training)
         if self.output_layer is None and len(features.shape) < 4:
             parameters = by_rows(self._default_output_layer, features)
         else:
             parameters = self._output_layer(features, training=training)
         return keras.ops.cast(parameters, self.compute_dtype)
 
-    def _where_free(self, transform, x2, parameters):
+    def _where_changed(self, transform, x2, parameters):
         """What a transform gives where x2 is, zeros elsewhere, and the sum of its log slopes."""
         result = getattr(self, transform)(x2, parameters)
         y2, log_slope = check_pair(self, transform, result, "(values, log_slope)")
-        y2 = self._roles.where_free(y2)
+        y2 = self._roles.where_changed(y2)
         if log_slope is None:
             return y2, constant_log_det(0, x2)
-        return y2, sum_over_event(self._roles.where_free(log_slope))
+        return y2, sum_over_event(self._roles.where_changed(log_slope))
 
     @property
-    def _looks_at_condition(self):
-        return self._conditioning is not None and self._conditioning.is_looked_at
+    def _attends_to_condition(self):
+        return self._conditioning is not None and self._conditioning.is_attended
 
     @property
     def _output_layer(self):

@@ -31,7 +31,7 @@ class InvertibleConv1x1(Precomputes, Bijection):
     ```
     """
 
-    directed = True
+    depends_on_direction = True
 
     def build(self, input_shape):
         channels = input_shape[-1]
@@ -39,22 +39,14 @@ class InvertibleConv1x1(Precomputes, Bijection):
         draw = keras.initializers.Orthogonal()
         with tf.init_scope():
             rotation = np.asarray(ops.convert_to_numpy(draw((channels, channels))), "float64")
-        permutation, lower, upper = _plu(rotation)
-        diagonal = np.diag(upper)
-
-        def weight(name, value, trainable=True):
-            return self.add_weight(
+        for name, value in _factors(rotation).items():
+            weight = self.add_weight(
                 name=name,
                 shape=value.shape,
-                initializer=lambda shape, dtype: ops.convert_to_tensor(value, dtype),
-                trainable=trainable,
+                initializer=lambda shape, dtype, value=value: ops.convert_to_tensor(value, dtype),
+                trainable=name not in ("sign", "permutation"),
             )
-
-        self.lower = weight("lower", np.tril(lower, -1))
-        self.upper = weight("upper", np.triu(upper, 1))
-        self.log_s = weight("log_s", np.log(np.abs(diagonal)))
-        self.sign = weight("sign", np.sign(diagonal), trainable=False)
-        self.permutation = weight("permutation", permutation, trainable=False)
+            setattr(self, name, weight)
 
     @property
     def constant_weights(self):
@@ -77,13 +69,8 @@ class InvertibleConv1x1(Precomputes, Bijection):
 
     def assign_matrix(self, matrix):
         """Sets the weights to the factors of `matrix` (channels, channels), with z = x matrix."""
-        permutation, lower, upper = _plu(np.asarray(matrix, "float64"))
-        diagonal = np.diag(upper)
-        self.lower.assign(np.tril(lower, -1))
-        self.upper.assign(np.triu(upper, 1))
-        self.log_s.assign(np.log(np.abs(diagonal)))
-        self.sign.assign(np.sign(diagonal))
-        self.permutation.assign(permutation)
+        for name, value in _factors(np.asarray(matrix, "float64")).items():
+            getattr(self, name).assign(value)
 
     def _triangles(self):
         size = self.lower.shape[0]
@@ -97,9 +84,15 @@ def _multiply(x, matrix, log_det):
     return ops.reshape(y, (-1, *x.shape[1:])), constant_log_det(log_det, x)
 
 
-def _plu(matrix):
-    """Factors with matrix = permutation @ lower @ upper, the permutation as a matrix."""
+def _factors(matrix):
+    """The weights, by their names, with which W is `matrix`."""
     with tf.init_scope():
         packed, order = (part.numpy() for part in tf.linalg.lu(matrix))
-    lower = np.tril(packed, -1) + np.eye(len(packed))
-    return np.eye(len(packed))[:, order], lower, np.triu(packed)
+    diagonal = np.diag(packed)
+    return {
+        "lower": np.tril(packed, -1),
+        "upper": np.triu(packed, 1),
+        "log_s": np.log(np.abs(diagonal)),
+        "sign": np.sign(diagonal),
+        "permutation": np.eye(len(packed))[:, order],
+    }

@@ -3,7 +3,7 @@ import tensorflow as tf
 from keras import ops
 
 from keras_flows.adaptation import LOG_SCALE_FACTOR
-from keras_flows.arguments import require
+from keras_flows.arguments import check_integers, require
 from keras_flows.bijection import Bijection, sum_over_event
 from keras_flows.layers.conditioning import Conditioning
 from keras_flows.networks.edge_places import EdgePlaces
@@ -25,7 +25,8 @@ class LearnedPrior(Precomputes, Bijection):
     (batch, D), (batch, tokens, channels) or (batch, height, width, channels), unchanged.
 
     Raises:
-        ValueError: if one of the two is given and `condition` is not, or both are.
+        ValueError: if one of the two is given and `condition` is not, if both are, or if one is out
+            of range.
 
     Example:
 
@@ -43,6 +44,8 @@ class LearnedPrior(Precomputes, Bijection):
             num_classes=num_classes,
             condition_shape=condition_shape,
         )
+        if num_classes is not None:
+            check_integers(1, num_classes=num_classes)
         self.num_classes = num_classes
         self.condition_shape = condition_shape
         self._conditioning = None if condition_shape is None else Conditioning(condition_shape)

@@ -5,7 +5,7 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from keras_flows.arguments import require
+from keras_flows.arguments import check_in, require
 from keras_flows.bijection import Bijection, sum_over_event
 
 # How far what has bounds is kept from them, in parts of the range.
@@ -49,7 +49,7 @@ class Logit(Bijection):
         self._interval = None
         if low is None and high is None:
             alpha = 0.05 if alpha is None else alpha
-            require(0 <= alpha < 0.5, "Argument `alpha` must be in [0, 0.5)", alpha=alpha)
+            check_in("[0, 0.5)", alpha=alpha)
         else:
             rule = "Argument `alpha` must be None beside `low` and `high`"
             require(alpha is None, rule, alpha=alpha, low=low, high=high)

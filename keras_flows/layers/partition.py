@@ -24,8 +24,8 @@ class Partition(ConstructorConfig, keras.layers.Layer):
       a part's elements are and 0 where it must be zero, in the other's place;
     - `build(input_shape)`, if it has weights. They are constants (`add_weight(trainable=False)`): a
       permutation that it draws, for instance; integers as int64, as XLA finds none of int32 on a
-      GPU. In a `Repeat` each step draws its own, and
-      `step_index` tells `build` which of the steps it is for.
+      GPU. In a `Repeat` each step draws its own, and `step_index` tells `build` which of the steps
+      it is for.
 
     Example: what changes is a random half of the channels.
 
@@ -167,6 +167,12 @@ class Roles:
         """Builds the partition, and returns the shapes of what a network is given and of x2."""
         if not self.partition.built:
             self.partition.build(input_shape)
+        built_for = tuple(self.partition.get_build_config()["input_shape"])
+        if built_for[1:] != tuple(input_shape[1:]):
+            raise ValueError(
+                f"{type(self.partition).__name__} {self.partition.name!r} divides data of shape "
+                f"{built_for[1:]}: give each coupling one of its own. Received: {input_shape[1:]}"
+            )
         x = keras.KerasTensor(input_shape, self.partition.compute_dtype)
         first, second = self.partition.compute_output_spec(x)
         x1, x2 = self._in_turn(first, second)
@@ -191,11 +197,11 @@ class Roles:
             inputs.append(ops.broadcast_to(ops.cast(mask, x1.dtype), shape))
         return ops.concatenate(inputs, axis=-1) if len(inputs) > 1 else x1
 
-    def where_kept(self, x):
+    def where_conditioning(self, x):
         """x, shaped like x1, with zeros where nothing is x1's."""
         return self._masked(x, 0)
 
-    def where_free(self, x):
+    def where_changed(self, x):
         """x, shaped like x2 or an example of it, with zeros where nothing is x2's."""
         return self._masked(x, 1)
 

@@ -3,7 +3,8 @@ from keras import ops
 
 from keras_flows.arguments import check_integers, check_one_of
 from keras_flows.bijection import Bijection, constant_log_det
-from keras_flows.layers.squeeze import ORDERS
+
+ORDERS = ("cell", "channel")
 
 
 @keras.saving.register_keras_serializable(package="keras_flows")
@@ -14,7 +15,7 @@ class Patchify(Bijection):
 
     Args:
         size: of a patch, at least 1.
-        order: of a token's channels, as for `Squeeze`. "cell": all channels of the top left cell
+        order: of a token's channels. "cell": all channels of the top left cell
             first, then of the one to its right, row by row (Jet, arXiv:2412.15129). "channel": all
             cells of the first channel first (TarFlow, arXiv:2412.06329).
 

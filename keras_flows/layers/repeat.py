@@ -3,7 +3,7 @@ import tensorflow as tf
 
 from keras_flows import adaptation
 from keras_flows.bijection import add_gradients, constant_log_det
-from keras_flows.differentiation import are_gradients_taken
+from keras_flows.context import are_gradients_taken
 from keras_flows.layers.scan import scan
 from keras_flows.layers.stacked import Stacked
 from keras_flows.precomputation import Precomputes, leaves_of, supply
@@ -80,13 +80,13 @@ class Repeat(Precomputes, Stacked):
         self._states = [i for i in self._states if i in self._read_in_loop]
 
     @property
-    def directed(self):
-        return bool(_directed(self._leaves()))
+    def depends_on_direction(self):
+        return bool(_that_depend_on_direction(self._leaves()))
 
     def precompute(self, inverse):
         """What the leaves of each step precompute, stacked; and what the way back needs besides."""
         leaves = self._leaves()
-        back = _directed(leaves) if self.reversible and not inverse else []
+        back = _that_depend_on_direction(leaves) if self.reversible and not inverse else []
         if not leaves:
             return [], []
 
@@ -207,7 +207,7 @@ class Repeat(Precomputes, Stacked):
             with (
                 self.holding(weights),
                 supply(leaves, values, inverse=False),
-                supply(_directed(leaves), inverse, inverse=True),
+                supply(_that_depend_on_direction(leaves), inverse, inverse=True),
             ):
                 further = (dz, dlog_det, read, condition, training)
                 if given:
@@ -247,8 +247,8 @@ class Repeat(Precomputes, Stacked):
         return any(getattr(layer, "synchronized", False) for layer in flatten_layers(self.step))
 
 
-def _directed(leaves):
-    return [leaf for leaf in leaves if leaf.directed]
+def _that_depend_on_direction(leaves):
+    return [leaf for leaf in leaves if leaf.depends_on_direction]
 
 
 def _floating(tensors):

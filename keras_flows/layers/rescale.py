@@ -2,7 +2,7 @@ import math
 
 import keras
 
-from keras_flows.arguments import require
+from keras_flows.arguments import check_in, require
 from keras_flows.bijection import Bijection, constant_log_det
 
 
@@ -13,7 +13,7 @@ class Rescale(Bijection):
     The arguments are those of `keras.layers.Rescaling`. Shapes: any (batch, ...), unchanged.
 
     Raises:
-        ValueError: if `scale` is zero or not finite.
+        ValueError: if `scale` is zero, or one of the two not finite.
 
     Example:
 
@@ -25,8 +25,8 @@ class Rescale(Bijection):
 
     def __init__(self, scale, offset=0.0, **kwargs):
         super().__init__(**kwargs)
-        valid = scale and math.isfinite(scale)
-        require(valid, "Argument `scale` must be finite and not zero", scale=scale)
+        check_in("(-inf, inf)", scale=scale, offset=offset)
+        require(scale != 0, "Argument `scale` must not be zero", scale=scale)
         self.scale = scale
         self.offset = offset
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
-from keras_flows.arguments import check_integers, require
+from keras_flows.arguments import check_in, check_integers, require
 from keras_flows.layers.coupling import Coupling
 
 # What the authors' code keeps: the least width and height of a bin, in parts of the whole interval,
@@ -29,9 +29,10 @@ class SplineCoupling(Coupling):
     network's width. Shapes and errors: those of `Coupling`.
 
     Args:
-        network, partition, swap, output_layer: as for `Coupling`; the output layer has
-            3 bins - 1 parameters, each of all channels that change: `bins` widths, `bins` heights,
-            both before a softmax, and the slopes at the `bins` - 1 inner knots, before a softplus.
+        network, partition, swap, output_layer, condition_shape: as for `Coupling`; the output layer
+            has 3 bins - 1 parameters, each of all channels that change: `bins` widths, `bins`
+            heights, both before a softmax, and the slopes at the `bins` - 1 inner knots, before a
+            softplus.
         bins: K, at least 2 and below 1000.
         tail_bound: B, where the spline ends; positive.
 
@@ -66,11 +67,7 @@ class SplineCoupling(Coupling):
             f"Argument `bins` must be below {1 / MIN_SIZE:.0f}, as each takes {MIN_SIZE} at least",
             bins=bins,
         )
-        require(
-            tail_bound > 0 and math.isfinite(tail_bound),
-            "Argument `tail_bound` must be positive and finite",
-            tail_bound=tail_bound,
-        )
+        check_in("(0, inf)", tail_bound=tail_bound)
         self.bins = bins
         self.tail_bound = tail_bound
         self.parameters_per_channel = 3 * bins - 1

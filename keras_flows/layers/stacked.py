@@ -126,6 +126,7 @@ class Stacked(Bijection):
 
     def set_steps(self, steps):
         """Copies the weights of `steps`, as many built layers of the step's form."""
+        steps = list(steps)
         shapes = [tuple(variable.shape) for variable in self.step.variables]
         received = [[tuple(variable.shape) for variable in step.variables] for step in steps]
         if received != [shapes] * self.depth:

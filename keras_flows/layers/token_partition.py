@@ -6,6 +6,7 @@ import tensorflow as tf
 from keras import ops
 
 from keras_flows.arguments import require
+from keras_flows.layers.orders import add_order, permute
 from keras_flows.layers.partition import Partition
 
 CHANNELS = "channels"
@@ -67,18 +68,18 @@ class TokenPartition(Partition):
         self._half = (tokens, channels // 2)
         kind = self.kinds[self.step_index % len(self.kinds)]
         order = self._order_of(kind, tokens, channels)
-        self.order = self._constant("order", order)
-        self.back = self._constant("back", np.argsort(order))
+        self.order = add_order(self, "order", order)
+        self.back = add_order(self, "back", np.argsort(order))
 
     def split(self, x):
-        x = _permute(ops.reshape(x, (-1, self.order.shape[0])), self.order, self.back)
+        x = permute(ops.reshape(x, (-1, self.order.shape[0])), self.order, self.back)
         first, second = tf.split(x, 2, axis=1)
         return ops.reshape(first, (-1, *self._half)), ops.reshape(second, (-1, *self._half))
 
     def merge(self, first, second):
         tokens, channels = self._half
         flat = [ops.reshape(half, (-1, tokens * channels)) for half in (first, second)]
-        x = _permute(ops.concatenate(flat, axis=1), self.back, self.order)
+        x = permute(ops.concatenate(flat, axis=1), self.back, self.order)
         return ops.reshape(x, (-1, tokens, 2 * channels))
 
     def compute_output_shape(self, input_shape):
@@ -112,37 +113,9 @@ class TokenPartition(Partition):
         )
         return place % 2 != bool(inverse)
 
-    def _constant(self, name, value):
-        return self.add_weight(
-            name=name,
-            shape=value.shape,
-            dtype="int64",  # XLA finds none of int32 on a GPU
-            initializer=lambda shape, dtype: ops.convert_to_tensor(value, dtype),
-            trainable=False,
-        )
-
 
 def _draw_order(size):
     """A random order of 0 .. size - 1, from Keras' global seed."""
     draw = keras.initializers.RandomUniform(0, 1)
     with tf.init_scope():
         return np.argsort(ops.convert_to_numpy(draw((size,))))
-
-
-def _permute(x, order, back):
-    """x (batch, n) in the order given, which `back` undoes."""
-    # Tensors, as in a `Repeat` the weights have their values for the time of a step alone.
-    return _gather(x, tf.convert_to_tensor(order), tf.convert_to_tensor(back))
-
-
-@tf.custom_gradient
-def _gather(x, order, back):
-    """TensorFlow's own gradient sums, as if an element could be there twice."""
-    return _take(x, order), lambda dz: (_take(dz, back), None, None)
-
-
-def _take(x, order):
-    """Along axis 1; single elements by way of rows of the transpose, which are copied whole."""
-    if len(x.shape) > 2:
-        return tf.gather(x, order, axis=1)
-    return tf.transpose(tf.gather(tf.transpose(x), order))

@@ -3,7 +3,8 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from keras_flows.networks.rows import by_rows
+from keras_flows.arguments import require
+from keras_flows.networks.dense import by_rows
 
 
 class _Attention(keras.layers.Layer):
@@ -42,7 +43,7 @@ class _Attention(keras.layers.Layer):
         key, value = (
             _in_heads(by_rows(layer, context), self.num_heads) for layer in (self._key, self._value)
         )
-        return by_rows(self._out, _looked_up(query, key, value))
+        return by_rows(self._out, _attend(query, key, value))
 
 
 class _CausalAttention(keras.layers.Layer):
@@ -70,22 +71,22 @@ class _CausalAttention(keras.layers.Layer):
         maps = tf.split(by_rows(self._query_key_value, inputs), 3, axis=-1)
         query, key, value = (_in_heads(each, self.num_heads) for each in maps)
         if cache is None:
-            seen = np.tri(inputs.shape[1], dtype=bool)
-            return by_rows(self._out, _looked_up(query, key, value, seen))
+            mask = np.tri(inputs.shape[1], dtype=bool)
+            return by_rows(self._out, _attend(query, key, value, mask))
         places = tf.range(cache[0].shape[2])
         here = (places == index)[:, None]
         cache = [tf.where(here, new, old) for new, old in zip((key, value), cache, strict=True)]
-        return by_rows(self._out, _looked_up(query, *cache, places <= index)), cache
+        return by_rows(self._out, _attend(query, *cache, places <= index)), cache
 
 
-def _looked_up(query, key, value, seen=True):
+def _attend(query, key, value, mask=None):
     """softmax(q k^T / sqrt(d)) v of (batch, heads, tokens, d), as (batch, tokens, heads d).
 
-    Where `seen`, which broadcasts to (tokens, tokens), is False, a token has no share.
+    Where the mask, which broadcasts to (tokens, tokens), is False, a token has no share.
     """
     scores = tf.matmul(query * query.shape[-1] ** -0.5, key, transpose_b=True)
-    if seen is not True:
-        scores = tf.where(seen, scores, tf.constant(scores.dtype.min, scores.dtype))
+    if mask is not None:
+        scores = tf.where(mask, scores, tf.constant(scores.dtype.min, scores.dtype))
     heads = tf.matmul(tf.nn.softmax(scores), value)
     _, number, tokens, size = heads.shape
     return ops.reshape(ops.transpose(heads, (0, 2, 1, 3)), (-1, tokens, number * size))
@@ -95,3 +96,21 @@ def _in_heads(x, num_heads):
     """(batch, tokens, width) as (batch, heads, tokens, head size)."""
     x = ops.reshape(x, (-1, x.shape[1], num_heads, x.shape[2] // num_heads))
     return ops.transpose(x, (0, 2, 1, 3))
+
+
+def check_heads(num_heads, width):
+    require(
+        width % num_heads == 0,
+        "Argument `num_heads` must divide `width`",
+        num_heads=num_heads,
+        width=width,
+    )
+
+
+def check_tokens(layer, shape):
+    """Refuses a shape of inputs that are no tokens, or of which nobody knows how many there are."""
+    if len(shape) != 3 or None in shape[1:]:
+        raise ValueError(
+            f"{type(layer).__name__} needs tokens (batch, tokens, channels) of a known number. "
+            f"Received: shape {tuple(shape)}"
+        )

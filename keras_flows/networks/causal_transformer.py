@@ -4,9 +4,8 @@ import keras
 import tensorflow as tf
 
 from keras_flows.arguments import check_integers
-from keras_flows.networks.attention import _CausalAttention
-from keras_flows.networks.rows import by_rows
-from keras_flows.networks.vit import check_heads
+from keras_flows.networks.attention import _CausalAttention, check_heads, check_tokens
+from keras_flows.networks.dense import by_rows, torch_dense
 from keras_flows.serialization import ConstructorConfig
 
 EPSILON = 1e-5
@@ -67,11 +66,7 @@ class CausalTransformer(ConstructorConfig, keras.layers.Layer):
         ]
 
     def build(self, inputs_shape, condition_shape=None):
-        if len(inputs_shape) != 3 or None in inputs_shape[1:]:
-            raise ValueError(
-                "CausalTransformer needs tokens (batch, tokens, channels) of a known number. "
-                f"Received: shape {tuple(inputs_shape)}"
-            )
+        check_tokens(self, inputs_shape)
         self._input_layer = torch_dense(inputs_shape[-1], self.width, dtype=self.dtype_policy)
         self._input_layer.build(inputs_shape)
         shape = self.compute_output_shape(inputs_shape)
@@ -114,17 +109,6 @@ class CausalTransformer(ConstructorConfig, keras.layers.Layer):
             x = x + seen
             x = x + by_rows(narrow, _gelu(by_rows(wide, norm_2(x))))
         return x if cache is None else (x, kept)
-
-
-def torch_dense(units_in, units, **options):
-    """A `Dense` layer that starts as PyTorch's, whose weights are uniform within 1 / sqrt(n)."""
-    limit = units_in**-0.5
-
-    def uniform():  # one for each weight: called twice, an initializer repeats itself
-        return keras.initializers.RandomUniform(-limit, limit)
-
-    options = {"kernel_initializer": uniform(), "bias_initializer": uniform(), **options}
-    return keras.layers.Dense(units, **options)
 
 
 @tf.custom_gradient

@@ -1,7 +1,7 @@
 import keras
 
 from keras_flows.arguments import check_integers
-from keras_flows.networks.rows import by_rows
+from keras_flows.networks.dense import by_rows
 from keras_flows.serialization import ConstructorConfig
 
 

@@ -1,7 +1,7 @@
 import keras
 from keras import ops
 
-from keras_flows.arguments import check_integers, require
+from keras_flows.arguments import check_in, check_integers
 from keras_flows.networks.batch_normalization import _BatchNormalization
 from keras_flows.networks.dropout import _Dropout
 from keras_flows.serialization import ConstructorConfig
@@ -35,7 +35,7 @@ class ResidualConvNet(ConstructorConfig, keras.layers.Layer):
     def __init__(self, width, num_blocks=2, *, dropout=0.0, **kwargs):
         super().__init__(**kwargs)
         check_integers(1, width=width, num_blocks=num_blocks)
-        require(0 <= dropout < 1, "Argument `dropout` must be in [0, 1)", dropout=dropout)
+        check_in("[0, 1)", dropout=dropout)
         self.width = width
         self.num_blocks = num_blocks
         self.dropout = dropout

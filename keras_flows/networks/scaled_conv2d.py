@@ -4,6 +4,7 @@ from keras import ops
 
 from keras_flows import adaptation
 from keras_flows.adaptation import LOG_SCALE_FACTOR
+from keras_flows.arguments import check_integers, require
 from keras_flows.networks.convolution import conv2d
 from keras_flows.networks.edge_places import EdgePlaces
 from keras_flows.precomputation import Precomputes
@@ -17,8 +18,8 @@ class ScaledConv2D(Precomputes, ConstructorConfig, keras.layers.Layer):
     Glow, released code. Zero-initialised it is the "zero convolution" that ends a network; with
     `normalize=True` it is a convolution followed by an ActNorm, whose bias and scale `adapt` sets.
     `edge` is the convolution of an image that is 1 on the zero padding and 0 inside, so that the
-    layer knows where the border is; a 1x1 convolution has none. Not a bijection. Shapes:
-    (batch, height, width, channels) -> (batch, height, width, filters).
+    layer knows where the border is; a 1x1 convolution has none. Shapes: (batch, height, width,
+    channels) -> (batch, height, width, filters).
 
     Args:
         filters: number of output channels.
@@ -26,10 +27,13 @@ class ScaledConv2D(Precomputes, ConstructorConfig, keras.layers.Layer):
         kernel_initializer: of the kernel. `edge` starts likewise.
         normalize: whether bias and log_scale depend on the data.
 
+    Raises:
+        ValueError: for `filters` or a `kernel_size` out of range.
+
     Example:
 
     ```python
-    layer = keras_flows.layers.ScaledConv2D(12, 3)
+    layer = keras_flows.networks.ScaledConv2D(12, 3)
     layer(np.ones((2, 8, 8, 6)))                 # (2, 8, 8, 12)
     ```
     """
@@ -38,6 +42,8 @@ class ScaledConv2D(Precomputes, ConstructorConfig, keras.layers.Layer):
         self, filters, kernel_size, *, kernel_initializer="zeros", normalize=False, **kwargs
     ):
         super().__init__(**kwargs)
+        check_integers(1, filters=filters, kernel_size=kernel_size)
+        require(kernel_size % 2 == 1, "Argument `kernel_size` must be odd", kernel_size=kernel_size)
         self.filters = filters
         self.kernel_size = kernel_size
         self.kernel_initializer = keras.initializers.get(kernel_initializer)

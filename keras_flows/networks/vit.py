@@ -3,9 +3,9 @@ import math
 import keras
 import tensorflow as tf
 
-from keras_flows.arguments import check_integers, require
-from keras_flows.networks.attention import _Attention
-from keras_flows.networks.rows import by_rows
+from keras_flows.arguments import check_integers
+from keras_flows.networks.attention import _Attention, check_heads, check_tokens
+from keras_flows.networks.dense import by_rows
 from keras_flows.serialization import ConstructorConfig
 
 EPSILON = 1e-6
@@ -72,11 +72,7 @@ class ViT(ConstructorConfig, keras.layers.Layer):
         self._condition_attention = None
 
     def build(self, inputs_shape, condition_shape=None):
-        if len(inputs_shape) != 3 or None in inputs_shape[1:]:
-            raise ValueError(
-                "ViT needs tokens (batch, tokens, channels) of a known number. "
-                f"Received: shape {tuple(inputs_shape)}"
-            )
+        check_tokens(self, inputs_shape)
         self._input_layer.build(inputs_shape)
         shape = self.compute_output_shape(inputs_shape)
         self.places = self.add_weight(
@@ -106,15 +102,6 @@ class ViT(ConstructorConfig, keras.layers.Layer):
             x = x + attention(norm_1(x))
             x = x + by_rows(narrow, _gelu(by_rows(wide, norm_2(x))))
         return self._output_norm(x)
-
-
-def check_heads(num_heads, width):
-    require(
-        width % num_heads == 0,
-        "Argument `num_heads` must divide `width`",
-        num_heads=num_heads,
-        width=width,
-    )
 
 
 SLOPE = 2 * math.sqrt(2 / math.pi)

@@ -3,6 +3,7 @@ import math
 import keras
 from keras import ops
 
+from keras_flows.arguments import check_integers
 from keras_flows.networks.convolution import conv2d
 from keras_flows.precomputation import Precomputes
 from keras_flows.serialization import ConstructorConfig
@@ -16,6 +17,9 @@ class WeightNormConv2D(Precomputes, ConstructorConfig, keras.layers.Layer):
     kernel of each filter has norm 1. Directions and magnitudes start as in RealNVP's released
     code. Shapes: (batch, height, width, channels) -> (batch, height, width, filters), with
     padding "same".
+
+    Raises:
+        ValueError: for `filters` or a `kernel_size` that is no positive integer.
 
     Example:
 
@@ -36,6 +40,7 @@ class WeightNormConv2D(Precomputes, ConstructorConfig, keras.layers.Layer):
         **kwargs,
     ):
         super().__init__(**kwargs)
+        check_integers(1, filters=filters, kernel_size=kernel_size)
         self.filters = filters
         self.kernel_size = kernel_size
         self.magnitude = magnitude

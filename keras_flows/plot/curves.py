@@ -80,8 +80,16 @@ def training(log, metric="bits_per_dim", *, ax=None):
         f"Argument `metric` must be one of the entries {sorted(logged)}",
         metric=metric,
     )
+    curves = {metric: "training", f"val_{metric}": "validation"}
+    lengths = {name: len(logged[name]) for name in curves if name in logged}
+    require(
+        set(lengths.values()) == {len(epochs)},
+        f"Argument `log` must have an entry for each of {len(epochs)} epochs; after "
+        "`fit(validation_freq=...)` the file of a CSVLogger has",
+        lengths=lengths,
+    )
     new, ax = ax is None, axes.one(ax, figsize=(6, 3.6))
-    for name, label in ((metric, "training"), (f"val_{metric}", "validation")):
+    for name, label in curves.items():
         if name in logged:
             ax.plot(epochs, logged[name], marker="." if len(epochs) < 30 else None, label=label)
     validation = np.asarray(logged.get(f"val_{metric}", ()), "float64")
@@ -101,13 +109,7 @@ def _read(log):
     if hasattr(log, "history") and hasattr(log, "epoch"):
         return [epoch + 1 for epoch in log.epoch], log.history
     if isinstance(log, dict):
-        lengths = {len(values) for values in log.values()}
-        require(
-            len(lengths) == 1,
-            "Argument `log` must hold lists of one length",
-            lengths=sorted(lengths),
-        )
-        return list(range(1, lengths.pop() + 1)), log
+        return list(range(1, max(map(len, log.values()), default=0) + 1)), log
     require(
         isinstance(log, str | os.PathLike),
         "Argument `log` must be a History, its dict, or the path of a CSV file",

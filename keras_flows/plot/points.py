@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from keras_flows.arguments import check_integers, require
+from keras_flows import data_frames
+from keras_flows.arguments import check_in, check_integers, require
 from keras_flows.plot import axes
 
 _ALONG = 400  # points along a line of the grid
@@ -43,6 +44,8 @@ def density(model, points=None, *, condition=None, bounds=None, resolution=200, 
     # The middles of cells: what lies on the bound itself may have no density.
     x, y = (low + (high - low) * (np.arange(resolution) + 0.5) / resolution for low, high in bounds)
     places = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
+    counted = model.integer_columns or []
+    places[:, counted] = np.floor(places[:, counted])  # of u in [0, 1)
     log_prob = np.asarray(model.log_prob(places, _repeated(model, len(places), condition)))
     ax = axes.one(ax, figsize=(4.8, 4.8 * _aspect(bounds)))
     ax.pcolormesh(x, y, np.exp(log_prob).reshape(resolution, resolution), cmap="Blues")
@@ -73,7 +76,7 @@ def latent_grid(model, *, condition=None, extent=2.5, lines=11, ax=None):
     """
     _check_plane(model)
     check_integers(2, lines=lines)
-    require(0 < extent < np.inf, "Argument `extent` must be a positive number", extent=extent)
+    check_in("(0, inf)", extent=extent)
     fixed, along = np.linspace(-extent, extent, lines), np.linspace(-extent, extent, _ALONG)
     vertical = np.stack(np.meshgrid(fixed, along, indexing="ij"), axis=-1)  # (lines, _ALONG, 2)
     latents = np.concatenate([vertical, vertical[..., ::-1]]).reshape(-1, 2)
@@ -163,20 +166,21 @@ def _check_plane(model):
 
 
 def _as_points(points, size):
-    points = np.asarray(points)
+    points = np.asarray(data_frames.to_array(points, "float64"))
     require(
         points.ndim == 2 and points.shape[1] == size and len(points),
         f"Points must have shape (n, {size}), n at least 1",
         shape=points.shape,
     )
-    return points
+    return points.astype("float64")
 
 
 def _around(points, bounds):
     """((left, right), (bottom, top)) a tenth beyond finite points, but within a model's bounds."""
     points = points[np.isfinite(points).all(axis=1)]
+    require(len(points), "Points, or the model's samples, must be finite", finite=0)
     low, high = points.min(axis=0), points.max(axis=0)
-    margin = 0.1 * (high - low)
+    margin = np.where(high > low, 0.1 * (high - low), 1.0)
     sides = []
     for i, (left, right) in enumerate(zip(low - margin, high + margin, strict=True)):
         least, most = (bounds and bounds[i]) or (-np.inf, np.inf)

@@ -1,4 +1,4 @@
-"""Whether a conditional density says rightly how sure it is."""
+"""A picture of simulation-based calibration."""
 
 import numpy as np
 

@@ -6,7 +6,13 @@ import tensorflow as tf
 from keras import ops
 
 from keras_flows import layers
-from keras_flows.arguments import check_input_shape, check_integers, check_one_of, require
+from keras_flows.arguments import (
+    check_in,
+    check_input_shape,
+    check_integers,
+    check_one_of,
+    require,
+)
 from keras_flows.condition_features import condition_of_layers
 from keras_flows.flow import Flow
 from keras_flows.networks import MLP, ConvNet, ScaledConv2D
@@ -67,7 +73,7 @@ class Glow(Flow):
     ```
     """
 
-    absent = {"standardize": False}
+    defaults_of_old_configs = {"standardize": False}
 
     def __init__(
         self,
@@ -97,14 +103,19 @@ class Glow(Flow):
         check_one_of(COUPLINGS, coupling=coupling)
         levels = resolve_levels(levels, input_shape, default=3)
         columns = {"bounds": bounds, "integer_columns": integer_columns}
+        noise = kwargs.get("noise")
         first = scale(
-            input_shape, bits, logit_alpha, standardize, offset=-0.5, **columns, dtype=dtype
+            *(input_shape, bits, logit_alpha, standardize, noise),
+            offset=-0.5,
+            **columns,
+            dtype=dtype,
         )
         by_label = num_classes is not None and condition_network is None
+        check_in("[0, inf)", classifier_weight=classifier_weight)
         require(
-            0 <= classifier_weight < math.inf and not (classifier_weight and not by_label),
-            "Argument `classifier_weight` must be a finite number of at least 0, and 0 without "
-            "`num_classes` or with a `condition_network`",
+            by_label or not classifier_weight,
+            "Argument `classifier_weight` must be 0 without `num_classes` or with a "
+            "`condition_network`",
             classifier_weight=classifier_weight,
             num_classes=num_classes,
             condition_network=condition_network,

@@ -1,10 +1,11 @@
 import keras
 
-from keras_flows import layers
-from keras_flows.arguments import check_input_shape, check_integers, require
+from keras_flows import dequantization, layers
+from keras_flows.arguments import check_integers, require
 from keras_flows.condition_features import condition_of_layers
 from keras_flows.flow import Flow
 from keras_flows.networks import ViT
+from keras_flows.zoo.patches import check_is_image, resolve_patch_size
 
 # What the released code has by default.
 IN_TURN = ("channels", "channels", "checkerboard", "channels", "channels", "checkerboard-inv")
@@ -73,14 +74,14 @@ class Jet(Flow):
         dtype=None,
         **kwargs,
     ):
-        check_input_shape(input_shape)
-        require(
-            len(input_shape) == 3,
-            "Argument `input_shape` must be (height, width, channels): Jet is for images",
-            input_shape=input_shape,
-        )
+        check_is_image(input_shape, "Jet")
         check_integers(1, depth=depth)
-        patch_size = _resolve_patch_size(patch_size, input_shape)
+        patch_size = resolve_patch_size(
+            *(patch_size, input_shape),
+            fits=lambda size, _: input_shape[2] * size**2 % 2 == 0,
+            rule="patches of an even number of values",
+            preferred=lambda _, number: number % 2 == 0,
+        )
         grid = tuple(size // patch_size for size in input_shape[:2])
         if partitions is None:
             partitions = IN_TURN if 0 in (grid[0] % 2, grid[1] % 2) else ("channels",)
@@ -92,7 +93,7 @@ class Jet(Flow):
             condition_shape=condition,
         )
 
-        bins = 2 ** (8 if bits is None else bits)
+        bins = 2 ** dequantization.number_of_bits(bits)
         coupling = layers.AffineCoupling(
             ViT(width, num_blocks, num_heads=num_heads, dtype=dtype),
             partition=layers.TokenPartition(partitions, grid, dtype=dtype),
@@ -129,26 +130,3 @@ class Jet(Flow):
         self.partitions = coupling.partition.kinds
         self.max_scale = max_scale
         self.reversible = reversible
-
-
-def _resolve_patch_size(patch_size, input_shape):
-    """`patch_size`, or by default one that fits; ValueError, with those that do, if none does."""
-    if patch_size is not None:
-        check_integers(1, patch_size=patch_size)
-    height, width, channels = input_shape
-    fit = [
-        size
-        for size in range(1, min(height, width) + 1)
-        if height % size == width % size == 0 and channels * size**2 % 2 == 0
-    ]
-    require(
-        fit and patch_size in (None, *fit),
-        "Argument `patch_size` must divide height and width, into patches of an even number of "
-        f"values. Of input_shape={tuple(input_shape)} those that fit are {fit or 'none'}",
-        patch_size=patch_size,
-    )
-    if patch_size is not None:
-        return patch_size
-    small = [size for size in (4, 2, 1) if size in fit] or fit
-    even = [size for size in small if height * width // size**2 % 2 == 0]
-    return (even or small)[0]

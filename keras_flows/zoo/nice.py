@@ -44,7 +44,7 @@ class NICE(Flow):
     ```
     """
 
-    absent = {"standardize": False}
+    defaults_of_old_configs = {"standardize": False}
 
     def __init__(
         self,
@@ -71,7 +71,8 @@ class NICE(Flow):
         check_input_shape(input_shape)
         check_integers(1, depth=depth, width=width, num_hidden=num_hidden)
         columns = {"bounds": bounds, "integer_columns": integer_columns}
-        first = scale(input_shape, bits, logit_alpha, standardize, **columns, dtype=dtype)
+        noise = kwargs.get("noise")
+        first = scale(*(input_shape, bits, logit_alpha, standardize, noise), **columns, dtype=dtype)
         if len(input_shape) == 3:
             first.append(layers.Flatten(dtype=dtype))
 

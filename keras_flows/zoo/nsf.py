@@ -119,8 +119,12 @@ class NSF(Flow):
             return layers.Chain([layers.Squeeze(dtype=dtype), *steps(channels)], dtype=dtype)
 
         columns = {"bounds": bounds, "integer_columns": integer_columns}
+        noise = kwargs.get("noise")
         first = scale(
-            input_shape, bits, logit_alpha, standardize, offset=-0.5, **columns, dtype=dtype
+            *(input_shape, bits, logit_alpha, standardize, noise),
+            offset=-0.5,
+            **columns,
+            dtype=dtype,
         )
         if not is_image:
             rest = steps(input_shape[-1])

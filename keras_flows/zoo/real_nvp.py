@@ -56,7 +56,7 @@ class RealNVP(Flow):
     ```
     """
 
-    absent = {"standardize": False}
+    defaults_of_old_configs = {"standardize": False}
 
     def __init__(
         self,
@@ -90,7 +90,8 @@ class RealNVP(Flow):
         levels = resolve_levels(levels, input_shape, default=2, unsqueezed=1)
         alpha = logit_alpha if is_image else None
         columns = {"bounds": bounds, "integer_columns": integer_columns}
-        first = scale(input_shape, bits, alpha, standardize, **columns, dtype=dtype)
+        noise = kwargs.get("noise")
+        first = scale(*(input_shape, bits, alpha, standardize, noise), **columns, dtype=dtype)
         require(
             not (reversible and batch_norm),
             "Argument `reversible` needs batch_norm=False: batch normalisation forgets its batch's "
@@ -101,20 +102,60 @@ class RealNVP(Flow):
 
         condition = condition_of_layers(num_classes, condition_shape, condition_network)
 
-        def in_turns(make, depth):
-            return in_pairs(make, depth, reversible=reversible, dtype=dtype)
+        l2 = keras.regularizers.L2(L2)
+
+        def in_turns(coupling, number):
+            return in_pairs(coupling, number, reversible=reversible, dtype=dtype)
+
+        def vector_coupling(swap):
+            network = MLP(width, num_blocks, dtype=dtype)
+            norm = [layers.BatchNorm(dtype=dtype)] if batch_norm else []
+            options = {"swap": swap, "scale": "tanh", "condition_shape": condition, "dtype": dtype}
+            return [layers.AffineCoupling(network, **options), *norm]
+
+        def image_couplings(number, partition, channels, width):
+            """So many couplings, the two parts in turn, that change `channels` channels each."""
+            checkerboard = partition == "checkerboard"
+            of_layer = {"magnitude_regularizer": l2, "dtype": dtype}
+
+            def coupling(swap):
+                place = {"partition": partition, "swap": swap, "dtype": dtype}
+                coupling = layers.AffineCoupling(
+                    ResNet(width, num_blocks, masked=checkerboard, **of_layer),
+                    scale="tanh",
+                    output_layer=WeightNormConv2D(2 * channels, 1, **of_layer),
+                    bound_initializer="zeros" if checkerboard else "ones",
+                    bound_regularizer=l2 if checkerboard else None,
+                    condition_shape=condition,
+                    **place,
+                )
+                return [coupling, layers.BatchNorm(**place)] if batch_norm else [coupling]
+
+            return in_turns(coupling, number)
+
+        def level(i):
+            # A level squeezes by 4 and hands on half: its successor has twice the channels.
+            channels, level_width = input_shape[-1] * 2**i, width * 2**i
+            if i == levels - 1:
+                couplings = image_couplings(depth + 1, "checkerboard", channels, level_width)
+                return layers.Chain(couplings, dtype=dtype)
+            return layers.Chain(
+                [
+                    *image_couplings(depth, "checkerboard", channels, level_width),
+                    layers.Squeeze(dtype=dtype),
+                    *image_couplings(depth, "half", 2 * channels, 2 * level_width),
+                    # As if unsqueezed and squeezed in order.
+                    layers.Permute(cell_order(channels), dtype=dtype),
+                ],
+                dtype=dtype,
+            )
 
         if is_image:
-            bijection = _image_bijection(
-                *(first, input_shape, in_turns, levels, depth, width, num_blocks, batch_norm),
-                *(condition, dtype),
-            )
+            rest = [layers.MultiScale([level(i) for i in range(levels)], dtype=dtype)]
         else:
-            bijection = _vector_bijection(
-                *(first, in_turns, depth, width, num_blocks, batch_norm, condition, dtype)
-            )
+            rest = in_turns(vector_coupling, depth)
         super().__init__(
-            bijection,
+            layers.Chain([*first, *rest], dtype=dtype),
             input_shape,
             bits=bits,
             **columns,
@@ -134,66 +175,3 @@ class RealNVP(Flow):
         self.logit_alpha = logit_alpha
         self.standardize = standardize
         self.reversible = reversible
-
-
-def _vector_bijection(first, in_turns, depth, width, num_blocks, batch_norm, condition, dtype):
-    def coupling(swap):
-        network = MLP(width, num_blocks, dtype=dtype)
-        norm = [layers.BatchNorm(dtype=dtype)] if batch_norm else []
-        options = {"swap": swap, "scale": "tanh", "condition_shape": condition, "dtype": dtype}
-        return [layers.AffineCoupling(network, **options), *norm]
-
-    return layers.Chain([*first, *in_turns(coupling, depth)], dtype=dtype)
-
-
-def _image_bijection(
-    first, input_shape, in_turns, levels, depth, width, num_blocks, batch_norm, condition, dtype
-):
-    l2 = keras.regularizers.L2(L2)
-
-    def couplings(partition, number, channels, width):
-        """Couplings that change `channels` channels each, the two parts in turn."""
-        checkerboard = partition == "checkerboard"
-
-        def coupling(swap):
-            place = {"partition": partition, "swap": swap, "dtype": dtype}
-            coupling = layers.AffineCoupling(
-                ResNet(
-                    width, num_blocks, masked=checkerboard, magnitude_regularizer=l2, dtype=dtype
-                ),
-                scale="tanh",
-                output_layer=WeightNormConv2D(
-                    2 * channels, 1, magnitude_regularizer=l2, dtype=dtype
-                ),
-                bound_initializer="zeros" if checkerboard else "ones",
-                bound_regularizer=l2 if checkerboard else None,
-                condition_shape=condition,
-                **place,
-            )
-            return [coupling, layers.BatchNorm(**place)] if batch_norm else [coupling]
-
-        return in_turns(coupling, number)
-
-    def level(i, channels):
-        if i == levels - 1:
-            return couplings("checkerboard", depth + 1, channels, width * 2**i)
-        return [
-            *couplings("checkerboard", depth, channels, width * 2**i),
-            layers.Squeeze(dtype=dtype),
-            *couplings("half", depth, 2 * channels, width * 2 ** (i + 1)),
-            # As if unsqueezed and squeezed in order.
-            layers.Permute(cell_order(channels), dtype=dtype),
-        ]
-
-    channels = input_shape[-1]
-    return layers.Chain(
-        [
-            *first,
-            layers.MultiScale(
-                # A level squeezes by 4 and hands on half: its successor has twice the channels.
-                [layers.Chain(level(i, channels * 2**i), dtype=dtype) for i in range(levels)],
-                dtype=dtype,
-            ),
-        ],
-        dtype=dtype,
-    )

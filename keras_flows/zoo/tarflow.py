@@ -1,10 +1,11 @@
 import keras
 
 from keras_flows import dequantization, distribute, layers
-from keras_flows.arguments import check_input_shape, check_integers, require
+from keras_flows.arguments import check_in, check_integers, require
 from keras_flows.condition_features import condition_of_layers
 from keras_flows.flow import Flow
 from keras_flows.networks import CausalTransformer
+from keras_flows.zoo.patches import check_is_image, resolve_patch_size
 
 
 @keras.saving.register_keras_serializable(package="keras_flows")
@@ -76,14 +77,13 @@ class TarFlow(Flow):
         dtype=None,
         **kwargs,
     ):
-        check_input_shape(input_shape)
-        require(
-            len(input_shape) == 3,
-            "Argument `input_shape` must be (height, width, channels): TarFlow is for images",
-            input_shape=input_shape,
-        )
+        check_is_image(input_shape, "TarFlow")
         check_integers(1, depth=depth)
-        patch_size = _resolve_patch_size(patch_size, input_shape)
+        patch_size = resolve_patch_size(
+            *(patch_size, input_shape),
+            fits=lambda _, number: number > 1,
+            rule="more than one patch",
+        )
         require(
             None in (num_classes, condition_network),
             "Argument `condition_network` is for floats: a label has a vector of its own already",
@@ -99,12 +99,13 @@ class TarFlow(Flow):
         )
         if label_dropout is None and num_classes is not None:
             label_dropout = 0.1
-        require(
-            label_dropout is None or (num_classes is not None and 0 <= label_dropout < 1),
-            "Argument `label_dropout` must be in [0, 1), and is for models with `num_classes` only",
-            label_dropout=label_dropout,
-            num_classes=num_classes,
-        )
+        if label_dropout is not None:
+            check_in("[0, 1)", label_dropout=label_dropout)
+            require(
+                num_classes is not None,
+                "Argument `label_dropout` is for models with `num_classes` only",
+                label_dropout=label_dropout,
+            )
 
         block = layers.CausalAffine(
             CausalTransformer(width, num_layers, num_heads=num_heads, dtype=dtype),
@@ -113,7 +114,7 @@ class TarFlow(Flow):
             dtype=dtype,
         )
         # Of pixels 0 .. 255 with normal noise, or of bins with uniform noise.
-        size = 255 if noise is not None else 2 ** (8 if bits is None else bits)
+        size = 255 if noise is not None else 2 ** dequantization.number_of_bits(bits)
         super().__init__(
             layers.Chain(
                 [
@@ -154,22 +155,3 @@ class TarFlow(Flow):
             *(self.seed, iteration, distribute.replica_id()),
         )
         return keras.ops.where(drawn < self.label_dropout, -1, condition)
-
-
-def _resolve_patch_size(patch_size, input_shape):
-    """`patch_size`, or by default one that fits; ValueError, with those that do, if it does not."""
-    if patch_size is not None:
-        check_integers(1, patch_size=patch_size)
-    height, width, _ = input_shape
-    fit = [
-        n
-        for n in range(1, min(height, width) + 1)
-        if height % n == width % n == 0 and height * width > n**2
-    ]
-    require(
-        fit and patch_size in (None, *fit),
-        "Argument `patch_size` must divide height and width, into more than one patch. Of "
-        f"input_shape={tuple(input_shape)} those that fit are {fit or 'none'}",
-        patch_size=patch_size,
-    )
-    return patch_size or next(size for size in (4, 2, 1) if size in fit)

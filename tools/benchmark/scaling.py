@@ -6,6 +6,7 @@ Each is a process that has cores of its own, as many as the others: a stand-in f
 import json
 import os
 import pathlib
+import select
 import subprocess
 import sys
 
@@ -64,7 +65,15 @@ class Group:
     def step(self):
         for worker in self.workers:
             print(file=worker.stdin, flush=True)
-        return max(float(worker.stdout.readline()) for worker in self.workers)
+        seconds, waited_for = [], {worker.stdout for worker in self.workers}
+        while waited_for:  # for any, as the others wait for one that has ended
+            for answers in select.select(waited_for, [], [])[0]:
+                line = answers.readline()
+                if not line:
+                    sys.exit("A worker has ended; what it wrote stands above.")
+                seconds.append(float(line))
+                waited_for.remove(answers)
+        return max(seconds)
 
     def stop(self):
         for worker in self.workers:
@@ -78,7 +87,8 @@ def work(depth, batch_size):
     if hasattr(os, "sched_setaffinity"):
         cores = sorted(os.sched_getaffinity(0))
         share = max(1, len(cores) // WORKERS)
-        os.sched_setaffinity(0, cores[share * index : share * (index + 1)])
+        # One core, if there is no more, is all of theirs.
+        os.sched_setaffinity(0, cores[share * index : share * (index + 1)] or cores)
     answers = take_over_stdout()
 
     from cluster import make_strategy

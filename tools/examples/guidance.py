@@ -40,7 +40,7 @@ def main():
     options = parser.parse_args()
 
     model = models.load(options.model)
-    if not (model.data_spec.condition.takes_no_label and model.input_shape[-1] == 1):
+    if not (model.data_spec.condition.takes_null_label and model.input_shape[-1] == 1):
         parser.error(f"--model takes one of digits that labels guide. Received: {options.model}")
     train, test = (
         keras_flows.data.load(

@@ -1,10 +1,11 @@
 import keras
 
 from keras_flows.arguments import require
+from keras_flows.batches import tensor_if_one
 from keras_flows.flow import Flow
 
 
-class OfAFlow(keras.callbacks.Callback):
+class FlowCallback(keras.callbacks.Callback):
     """A callback of `Flow.fit`; TypeError for another model's."""
 
     def set_model(self, model):
@@ -17,7 +18,7 @@ class OfAFlow(keras.callbacks.Callback):
         super().set_model(model)
 
 
-class OfExamples(OfAFlow):
+class ExampleMetrics(FlowCallback):
     """Adds `entries(x, condition)` of given examples, {name: float}, to the logs of each epoch.
 
     All workers compute them, as they have the same weights and examples, so that a callback which
@@ -33,7 +34,7 @@ class OfExamples(OfAFlow):
         # Refused before the first epoch, not after it.
         spec = self.model.data_spec
         try:
-            self._x = spec.check(spec.array(self.examples))
+            self._x = spec.check(tensor_if_one(spec.array(self.examples)))
             self._condition = spec.condition.check(self.condition, len(self._x))
         except (TypeError, ValueError) as error:
             name = type(self).__name__
