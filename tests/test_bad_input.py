@@ -447,6 +447,12 @@ def test_masked_values(method, vector_flow):
     vector_flow.log_prob(np.ma.masked_equal(VECTORS, 77))  # none is
 
 
+def test_masked_latents(vector_flow):
+    masked = np.ma.masked_equal(np.eye(3), 0)
+    words = "Latents must have no masked values"
+    fails(lambda: vector_flow.decode(masked), ValueError, words, "6 of them")
+
+
 def test_masked_conditions():
     model = zoo.NICE((3,), depth=1, width=4, condition_shape=(3,))
     model.compile()

@@ -203,7 +203,7 @@ def test_latent_statistics_are_those_of_each_level():
 
 
 def test_latent_statistics_without_levels_are_of_all():
-    history = fit(points_model(), POINTS, callbacks.LatentStatistics(POINTS))
+    history = fit(points_model(), POINTS, callbacks.LatentStatistics(POINTS.tolist()))
     assert abs(history["latent_mean"][0] - POINTS.mean()) < 0.1
     assert abs(history["latent_deviation"][0] - POINTS.std()) < 0.1
     assert "latent_excess_kurtosis" in history

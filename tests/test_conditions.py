@@ -217,6 +217,11 @@ def test_each_row_has_its_condition_and_one_serves_for_all_samples(kind, eager):
         np.testing.assert_allclose(model.sample(3, condition=one, seed=1), expected, rtol=1e-5)
 
 
+def test_a_number_is_no_condition_of_floats():
+    with pytest.raises(ValueError, match=r"must have shape \(batch, 3\). Received: shape \(\)"):
+        make_posterior(networks.MLP(4)).sample(2, condition=0.3)
+
+
 def test_the_condition_network_runs_once_a_call_and_learns(eager):
     network = Counting(4)
     model = make_posterior(network, depth=3)

@@ -30,6 +30,8 @@ def test_integers_are_numbers_as_others():
     unsigned = np.array([[1], [9]], "uint8")
     _, distances = latent.nearest(np.array([[5]], "uint8"), unsigned, k=2)
     np.testing.assert_allclose(distances, [[4, 4]])
+    _, distances = latent.nearest(np.float16([[300]]), np.float16([[-300]]))
+    np.testing.assert_allclose(distances, [[600]])  # whose square is no half
 
 
 def test_linear_interpolation_has_equal_steps():

@@ -212,6 +212,27 @@ def lines_of(ax):
     return {line.get_label(): line.get_xydata().tolist() for line in ax.lines}
 
 
+def test_density_of_whole_numbers_is_that_of_their_cells():
+    """Of a feature that is counted, all of [k, k + 1) has the density at k + u."""
+    model = Flow(layers.Standardize(), (2,), integer_columns=[1])
+    model.adapt(np.stack([RNG.normal(size=50), RNG.integers(0, 4, 50)], axis=1))
+    ax = plot.density(model, bounds=((-1, 1), (0, 4)), resolution=8)
+    drawn = np.asarray(ax.collections[0].get_array()).reshape(8, 8)
+    np.testing.assert_array_equal(drawn[::2], drawn[1::2])
+    exact = np.exp(model.log_prob([[0.125, 2.0]]))
+    np.testing.assert_allclose(drawn[4, 4], exact[0], rtol=1e-5)
+
+
+def test_density_around_one_point(plane):
+    ax = plot.density(plane, [[0.5, -2.0]], resolution=5)
+    np.testing.assert_allclose(ax.get_xlim() + ax.get_ylim(), [-0.5, 1.5, -3, -1])
+
+
+def test_pairs_of_a_frame_with_booleans():
+    pandas = pytest.importorskip("pandas")
+    plot.pairs(pandas.DataFrame({"a": [1.0, 2.0, 3.0], "wet": [True, False, True]}))
+
+
 def test_training_is_drawn_by_epochs(model, tmp_path):
     path = tmp_path / "log.csv"
     log = keras.callbacks.CSVLogger(path)
@@ -362,6 +383,7 @@ def test_all_draw_into_the_axes_that_they_are_given(plane, model):
         (lambda m, p: plot.density(m), "`model` must be of vectors of two.*input_shape=(4, 4, 1)"),
         (lambda m, p: plot.density(p, np.ones((3, 3))), "Points must have shape (n, 2).*(3, 3)"),
         (lambda m, p: plot.density(p, bounds=((1, 0), (0, 1))), "`bounds` must be ((left"),
+        (lambda m, p: plot.density(p, np.full((3, 2), np.nan)), "Points, or the model's samples"),
         (lambda m, p: plot.latent_grid(p, extent=0), "`extent` must be a number in (0, inf).*=0"),
         (lambda m, p: plot.pairs(np.eye(3), names="ab"), "`names` must have one for each of 3"),
         (lambda m, p: plot.likelihoods([1.0]), "`log_probs` must be a dict.*'list'"),
