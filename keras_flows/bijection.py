@@ -30,6 +30,10 @@ class Bijection(ConstructorConfig, TrackedByTensorFlow, BijectorLayer):
     row for each example; compositions hand it on, and TFP takes it as the bijector keyword
     `condition`.
 
+    The event is all of the input but its first axis. The TFP methods accept any number of leading
+    batch axes. A layer that was never built builds itself in `forward`; wherever its shape would
+    have to be guessed it raises ValueError and names `build`.
+
     Whatever the dtype policy, a bijection computes in the policy's variable dtype: only conditioner
     networks compute in half precision.
 

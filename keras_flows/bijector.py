@@ -22,12 +22,7 @@ class _Bijector(tfb.Bijector):
 
 
 class BijectorLayer(keras.layers.Layer, _Bijector):
-    """A Keras layer that is a TFP bijector by its `forward_and_log_det` and its inverse.
-
-    The event is all of the input but its first axis. The TFP methods accept any number of leading
-    batch axes. A layer that was never built builds itself in `forward`; wherever its shape would
-    have to be guessed it raises ValueError and names `build`.
-    """
+    """A Keras layer that is a TFP bijector by its `forward_and_log_det` and its inverse."""
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)

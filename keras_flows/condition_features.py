@@ -77,7 +77,8 @@ def check_readers(bijection, spec, condition_network):
         )
     labels = getattr(spec, "num_classes", None) if condition_network is None else None
     for layer in layers:
-        num_classes = getattr(layer, "num_classes", None)
+        reads = getattr(layer, "reads_condition", False)
+        num_classes = getattr(layer, "num_classes", None) if reads else None
         if num_classes not in (None, labels):
             given = "features" if labels is None else f"labels of {labels} classes"
             raise ValueError(

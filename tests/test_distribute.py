@@ -332,7 +332,10 @@ def test_malformed_tf_config_is_refused(text, why, monkeypatch, capsys):
     [
         (("--strategy", "parameter_server"), "invalid choice: 'parameter_server'"),
         (("--strategy", "multi_worker"), "TF_CONFIG must be like"),
-        (("--strategy", "mirrored", "--batch_size", "0"), "must be a positive integer. Received: 0"),
+        (
+            ("--strategy", "mirrored", "--batch_size", "0"),
+            "must be a positive integer. Received: 0",
+        ),
         (("--workers", "0"), "--workers takes a positive number"),
         (("--strategy", "mirrored", "--workers", "2"), "--workers takes a positive number"),
     ],

@@ -30,7 +30,7 @@ OUTPUT = pathlib.Path("demo")
 SAMPLES = 10_000  # of each posterior
 DRAWS = 10_000_000  # at most, where they fall outside of the prior
 CALIBRATIONS = 300  # simulations to calibrate by
-NETWORKS = {"depth": 6, "width": 64, "dropout": 0.1}  # chosen by the loss in validation
+NETWORKS = {"depth": 6, "width": 64, "dropout": 0.3}  # chosen by the loss in validation
 
 
 def main():
@@ -88,8 +88,8 @@ def fit(task, simulations, epochs, rng):
         seed=0,
     )
     steps = epochs * int(np.ceil(0.9 * simulations / batch_size))
-    schedule = keras.optimizers.schedules.CosineDecay(1e-3, steps)
-    model.compile(keras.optimizers.Adam(schedule, global_clipnorm=5.0))
+    schedule = keras.optimizers.schedules.CosineDecay(3e-3, steps)
+    model.compile(keras_flows.optimizers.Muon(schedule, adam_lr_ratio=0.3, global_clipnorm=5.0))
     # Patient: the loss may stand still until the learning rate falls.
     stop = keras.callbacks.EarlyStopping(patience=epochs // 2 + 1, restore_best_weights=True)
     model.fit(
