@@ -1,5 +1,6 @@
 """Convolutions, by the products of matrices that compute them fastest."""
 
+import numpy as np
 import tensorflow as tf
 
 
@@ -28,27 +29,32 @@ def _convolve(x, kernel):
 def _to_few(x, kernel):
     """A convolution to fewer channels than it is of.
 
-    TensorFlow's kernel gradient multiplies all windows of x with dy. That is a product of x with
-    the windows of dy, too, which are smaller here.
+    Both gradients are products with the windows of dy, made once. They are smaller than those of x,
+    of which TensorFlow makes its kernel gradient.
     """
+    size, _, channels, filters = kernel.shape
 
     def gradient(dy):
-        dx = tf.nn.conv2d_transpose(dy, kernel, tf.shape(x), strides=1, padding="SAME")
-        return dx, _kernel_gradient(x, dy, kernel.shape)
+        windows = tf.reshape(_windows(dy, size), (-1, size**2 * filters))
+        transposed = tf.reshape(tf.transpose(kernel, (0, 1, 3, 2)), (-1, channels))
+        dx = tf.reshape(tf.matmul(windows, transposed), (-1, *x.shape[1:]))
+        dkernel = tf.matmul(windows, tf.reshape(x, (-1, channels)), transpose_a=True)
+        dkernel = tf.reshape(dkernel, (size, size, filters, channels))
+        return dx, tf.transpose(dkernel, (0, 1, 3, 2))
 
     return _convolve(x, kernel), gradient
 
 
-def _kernel_gradient(x, dy, shape):
-    """x times the windows of dy, as what y has from a place to its left, x gives to its right."""
-    size, _, channels, filters = shape
-    height, width = x.shape[1:3]
+def _windows(dy, size):
+    """Of each place the dy of all that it helps compute, (batch, height * width * size^2, filters).
+
+    A place gives to its right what the kernel has to its left: so last comes first.
+    """
+    height, width, filters = dy.shape[1:]
     margin = [size // 2] * 2
     padded = tf.pad(dy, [[0, 0], margin, margin, [0, 0]])
-    shifts = [(size - 1 - i, size - 1 - j) for i in range(size) for j in range(size)]
-    windows = tf.concat([padded[:, i : i + height, j : j + width] for i, j in shifts], axis=-1)
-    rows, windows = tf.reshape(x, (-1, channels)), tf.reshape(windows, (-1, size**2 * filters))
-    gradient = tf.reshape(
-        tf.matmul(rows, windows, transpose_a=True), (channels, size, size, filters)
-    )
-    return tf.transpose(gradient, (1, 2, 0, 3))
+    stride = width + size - 1
+    places = tf.reshape(padded, (-1, (height + size - 1) * stride, filters))
+    row, column, i, j = np.ogrid[:height, :width, :size, :size]
+    last = size - 1
+    return tf.gather(places, ((row + last - i) * stride + column + last - j).ravel(), axis=1)
