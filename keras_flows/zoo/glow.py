@@ -45,7 +45,7 @@ class Glow(Flow):
         coupling: "affine", "additive" or "bounded_affine", whose scales stay above 1/2. Those of
             "affine" come near 0, and samples overflow: many, where images have flat areas.
         reversible: whether training rebuilds each step's activations by inverting it instead of
-            storing them: memory for weights and one step only, for a tenth to a fifth more time.
+            storing them: memory for weights and one step only, for a tenth to a third more time.
         num_classes: makes the last prior class-conditional, as in the paper.
         condition_shape, condition_network: as for `Flow`; all couplings and priors read the
             condition, or, of classes too, what the network makes of it.
