@@ -43,9 +43,9 @@ class PresetsOf:
 
     def __get__(self, instance, owner):
         return Presets(
-            (name, _read(ZOO / name, METADATA))
+            (name, read_json(ZOO / name / METADATA))
             for name in _names()
-            if _class_of(_read(ZOO / name, CONFIG), owner)
+            if _class_of(read_json(ZOO / name / CONFIG), owner)
         )
 
 
@@ -59,7 +59,7 @@ class Presets(dict):
 def load(cls, preset, load_weights=True, **arguments):
     """The model of class `cls`, or a subclass, that `preset` describes; see `Flow.from_preset`."""
     folder = find(preset)
-    config, metadata = _read(folder, CONFIG), _read(folder, METADATA)
+    config, metadata = read_json(folder / CONFIG), read_json(folder / METADATA)
     made_by = str(metadata.get("keras_flows_version", __version__))
     if not re.match(r"\d+\.\d+", made_by):
         raise ValueError(f"{folder / METADATA} names no version of keras_flows: {made_by!r}")
@@ -159,12 +159,22 @@ def find(preset):
 
 def read(preset, name):
     """One of a preset's JSON files as a dict."""
-    return _read(find(preset), name)
+    return read_json(find(preset) / name)
 
 
 def sha256(path):
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_json(path):
+    try:
+        value = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path} cannot be read as JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} must hold a JSON object. Received: {type(value).__name__}")
+    return value
 
 
 def write_json(path, value):
@@ -182,17 +192,6 @@ def _is_preset(folder):
         return (folder / CONFIG).is_file()
     except (OSError, ValueError):  # no path of any file: too long, or with a null byte
         return False
-
-
-def _read(folder, name):
-    path = folder / name
-    try:
-        value = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path} cannot be read as JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise ValueError(f"{path} must hold a JSON object. Received: {type(value).__name__}")
-    return value
 
 
 def _class_of(config, cls):

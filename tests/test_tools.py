@@ -316,6 +316,33 @@ def test_a_wrong_recipe_is_refused(flaw, message, tool, preset, tmp_path, data_d
 
 
 @pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("settings.json", '{"dataset"', "settings.json cannot be read as JSON"),
+        ("settings.json", "[1]", "settings.json must hold a JSON object. Received: list"),
+        ("log.csv", "epoch,loss\n0,1.0\n", "under 'val_loss'. Received: [None]"),
+        ("log.csv", "epoch,val_loss\n0,low\n", "under 'val_loss'. Received: ['low']"),
+    ],
+)
+def test_a_training_whose_files_are_spoilt_is_left_alone(
+    name, content, message, tool, trained, tmp_path, data_dir, preset
+):
+    run = shutil.copytree(trained, tmp_path / "run")
+    (run / name).write_text(content)
+    before = contents(run)
+    for command in (
+        ("train", "--preset", preset, "--run", run),
+        ("publish", run, preset),
+    ):
+        words = message
+        if command[0] == "publish" and name == "log.csv":
+            words = "under 'seconds'"  # which is all that it reads
+        with pytest.raises(SystemExit, match=re.escape(words)):
+            tool(*command, "--data_dir", data_dir)
+    assert contents(run) == before
+
+
+@pytest.mark.parametrize(
     ("flags", "message"),
     [
         (("--dataset", "digits", "--worker", 2), "unrecognized arguments: --worker"),

@@ -10,10 +10,8 @@ half precision if that costs less than 0.001 bits/dim; published ones are replac
 """
 
 import argparse
-import csv
 import datetime
 import io
-import json
 import math
 import os
 import pathlib
@@ -109,7 +107,7 @@ def check_recipe(parser, run, folder, recipe):
     settings = train.settings(train.parse(train.flags(), command))
     if not (run / train.SETTINGS).exists():
         parser.error(f"{run} is no folder of a training: it has no {train.SETTINGS}")
-    recorded = json.loads((run / train.SETTINGS).read_text())
+    recorded = presets.read_json(run / train.SETTINGS)
     other = {
         name: recorded.get(name)
         for name in settings
@@ -187,15 +185,14 @@ def in_half_precision(source, target):
 
 def time_of(log, gpus=0):
     """The epochs that a training took, its minutes, and those of all GPUs or CPU cores."""
-    with open(log) as rows:
-        rows = list(csv.DictReader(rows))
-    if not rows:
+    epochs = train.column(log, "epoch")
+    if not epochs:
         raise ValueError(f"{log} must have a row for each epoch. Received: none")
     minutes, core_minutes = (
-        round(sum(float(row[key]) for row in rows) / 60, 1) for key in ("seconds", "cpu_seconds")
+        round(sum(train.column(log, name)) / 60, 1) for name in ("seconds", "cpu_seconds")
     )
     return {
-        "epochs": len({row["epoch"] for row in rows}),  # one that was stopped may be there twice
+        "epochs": len(set(epochs)),  # one that was stopped may be there twice
         "training_minutes": minutes,
         **(
             {"training_gpu_minutes": round(gpus * minutes, 1)}

@@ -159,7 +159,9 @@ def check_run(parser, options):
     """Refuses a folder that holds a training with other settings, or what is no training."""
     recorded = options.run / SETTINGS
     if recorded.exists():
-        theirs, ours = json.loads(recorded.read_text()), settings(options)
+        ours = settings(options)
+        with refusals.telling():
+            theirs = presets.read_json(recorded)
         others = sorted(
             name for name in theirs | ours if theirs.get(name, ...) != ours.get(name, ...)
         )
@@ -379,9 +381,21 @@ def logged(log):
     return list(csv.DictReader(line for line in lines if line.endswith("\n")))
 
 
+def column(log, name):
+    """What a log has under `name`, a number for each of its rows."""
+    values = [row.get(name) for row in logged(log)]
+    try:
+        return [float(value) for value in values]
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{log} must have a number for each epoch under {name!r}. Received: {values}"
+        ) from error
+
+
 def best_so_far(log):
     """The lowest val_loss that a stopped training logged, None if there is none."""
-    losses = [float(row["val_loss"]) for row in logged(log)]
+    with refusals.telling():
+        losses = column(log, "val_loss")
     return min((loss for loss in losses if not math.isnan(loss)), default=None)
 
 
