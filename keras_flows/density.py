@@ -81,7 +81,7 @@ class Density(TracedModel):
             ValueError, TypeError: for what is no such batch or condition, and for a model that has
                 not been adapted to data.
         """
-        x, condition = self._ready(x, condition)
+        x, condition = self._ready("log_prob", x, condition)
         noise = None
         if seed is not None:
             check_integers(0, seed=seed)
@@ -91,7 +91,7 @@ class Density(TracedModel):
 
     def encode(self, x, condition=None):
         """Latents of a batch, (batch, D); arguments and errors are those of `log_prob`."""
-        x, condition = self._ready(x, condition)
+        x, condition = self._ready("encode", x, condition)
         x = self.dequantize(x)
         return of_any_rows(self.traced(self.latent_and_log_prob), x, condition)[0]
 
@@ -294,11 +294,11 @@ class Density(TracedModel):
                 "one is not: call `fit` or `adapt(dataset)`, or load weights, first."
             )
 
-    def _ready(self, x, condition):
-        self._check_adapted("log_prob and encode")
+    def _ready(self, method, x, condition):
+        self._check_adapted(method)
         if isinstance(x, keras.KerasTensor):
             raise TypeError(
-                "log_prob and encode take data, not symbolic tensors: in a functional model, use "
+                f"{method} takes data, not symbolic tensors: in a functional model, use "
                 '`model(x)["log_prob"]` or `model(x)["latent"]`.'
             )
         x = self.data_spec.check(tensor_if_one(self.data_spec.array(x)))
