@@ -17,6 +17,7 @@ LARGE = (
     "glow_cifar10_small",
     "glow_mnist_variational",
     "jet_cifar10_small",
+    "nsf_cifar10_small",
     "realnvp_cifar10_small",
     "realnvp_mnist",
     "tarflow_cifar10_small",
