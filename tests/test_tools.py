@@ -316,29 +316,25 @@ def test_a_wrong_recipe_is_refused(flaw, message, tool, preset, tmp_path, data_d
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "message"),
+    ("command", "name", "content", "message"),
     [
-        ("settings.json", '{"dataset"', "settings.json cannot be read as JSON"),
-        ("settings.json", "[1]", "settings.json must hold a JSON object. Received: list"),
-        ("log.csv", "epoch,loss\n0,1.0\n", "under 'val_loss'. Received: [None]"),
-        ("log.csv", "epoch,val_loss\n0,low\n", "under 'val_loss'. Received: ['low']"),
+        ("train", "settings.json", '{"dataset"', "settings.json cannot be read as JSON"),
+        ("publish", "settings.json", '{"dataset"', "settings.json cannot be read as JSON"),
+        ("train", "settings.json", "[1]", "must hold a JSON object. Received: list"),
+        ("train", "log.csv", "epoch,loss\n0,1.0\n", "under 'val_loss'. Received: None"),
+        ("train", "log.csv", "epoch,val_loss\n0,low\n", "under 'val_loss'. Received: 'low'"),
+        ("publish", "log.csv", "epoch,seconds\n0,few\n", "under 'seconds'. Received: 'few'"),
     ],
 )
 def test_a_training_whose_files_are_spoilt_is_left_alone(
-    name, content, message, tool, trained, tmp_path, data_dir, preset
+    command, name, content, message, tool, trained, tmp_path, data_dir, preset
 ):
     run = shutil.copytree(trained, tmp_path / "run")
     (run / name).write_text(content)
     before = contents(run)
-    for command in (
-        ("train", "--preset", preset, "--run", run),
-        ("publish", run, preset),
-    ):
-        words = message
-        if command[0] == "publish" and name == "log.csv":
-            words = "under 'seconds'"  # which is all that it reads
-        with pytest.raises(SystemExit, match=re.escape(words)):
-            tool(*command, "--data_dir", data_dir)
+    flags = {"train": ("--preset", preset, "--run", run), "publish": (run, preset)}[command]
+    with pytest.raises(SystemExit, match=re.escape(message)):
+        tool(command, *flags, "--data_dir", data_dir)
     assert contents(run) == before
 
 

@@ -383,13 +383,16 @@ def logged(log):
 
 def column(log, name):
     """What a log has under `name`, a number for each of its rows."""
-    values = [row.get(name) for row in logged(log)]
-    try:
-        return [float(value) for value in values]
-    except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"{log} must have a number for each epoch under {name!r}. Received: {values}"
-        ) from error
+    values = []
+    for row in logged(log):
+        try:
+            values.append(float(row.get(name)))
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"{log} must have a number for each epoch under {name!r}. "
+                f"Received: {row.get(name)!r}"
+            ) from error
+    return values
 
 
 def best_so_far(log):
