@@ -90,7 +90,7 @@ def interpolation():
 
 def learning_curves():
     """Bits/dim of validation against the time of all cores, or GPUs, of each preset's training."""
-    figure, axes = pyplot.subplots(1, 2, figsize=(10.5, 3.8), layout="constrained")
+    figure, axes = pyplot.subplots(1, 2, figsize=(10.5, 4.6), layout="constrained")
     for ax, dataset in zip(axes, ("cifar10", "mnist"), strict=True):
         for log in sorted(presets.ZOO.glob(f"*/{presets.LOG}")):
             with open(log) as file:
@@ -105,7 +105,8 @@ def learning_curves():
                 style, where = ("--", ", by a GPU") if on_gpu else ("-", "")
                 ax.plot([*minutes], bits, style, marker=".", label=f"{log.parent.name}{where}")
         ax.set(title=dataset, xscale="log", xlabel="core-minutes", ylabel="bits/dim, validation")
-        ax.legend()
+        # Below, as it would lie over one curve or another.
+        ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2)
     return figure
 
 
